@@ -1,0 +1,111 @@
+"""Events to a conversation's group in the channel layer: the doorbell, which may fail without harm."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from channels.layers import BaseChannelLayer, get_channel_layer
+
+from converse import loops
+from converse.conf import settings
+from converse.events import Event
+
+logger = logging.getLogger(__name__)
+
+QUEUE_LIMIT = 10_000  # groups' batches waiting for the layer; the oldest are dropped, and read from the table instead
+IN_FLIGHT = 64  # groups sent to at a time
+PATIENCE = 5.0  # seconds for the layer to take what is in flight
+PAUSE = 0.5  # seconds of silence after the layer failed
+ESCAPED = 6  # bytes that one character may take in JSON
+
+
+def group_name(conversation_id: str) -> str:
+    """Name the group of a conversation, by its uuid."""
+    return f"conversation.{conversation_id}"
+
+
+def layer() -> BaseChannelLayer | None:
+    """Give the channel layer of ``CONVERSE_CHANNEL_LAYER``; without one readers poll."""
+    found: BaseChannelLayer | None = get_channel_layer(settings.CONVERSE_CHANNEL_LAYER)
+    return found
+
+
+def publish(epoch: str, events: Iterable[Event], origin: str = "") -> None:
+    """Ring for committed events of one conversation, from any thread. Never raises, never waits.
+
+    Each event is one message of the group, of the event's ``layer_type``: ``{"type": "stream.update", "event":
+    "StreamUpdate", "epoch": …, "data": {…}}``. An event over ``CONVERSE_EVENT_LIMIT`` goes as a pointer, its data only
+    ``conversationId`` and ``offset``, and has its readers look into the table. ``origin`` names a reader to leave out.
+    """
+    _send_soon([{**_message(epoch, event), **({"origin": origin} if origin else {})} for event in events])
+
+
+def whisper(message: Mapping[str, Any]) -> None:
+    """Send the other processes' hubs a message of their own, about ``data["conversationId"]``."""
+    _send_soon([dict(message)])
+
+
+def _send_soon(messages: list[dict[str, Any]]) -> None:
+    try:
+        loops.home().call_soon_threadsafe(_enqueue, messages)
+    except RuntimeError:  # the loop was closed in this very moment; the head sweeper heals it
+        logger.info("Events were not published: the event loop is gone.")
+
+
+def _message(epoch: str, event: Event) -> dict[str, Any]:
+    data = event.wire()
+    message = {"type": event.layer_type, "event": event.name, "epoch": epoch, "data": data}
+    text = data.get("chunk") or data.get("content") or ""
+    if len(text) * ESCAPED > settings.CONVERSE_EVENT_LIMIT and len(json.dumps(data)) > settings.CONVERSE_EVENT_LIMIT:
+        message["data"] = {"conversationId": data["conversationId"], "offset": data["offset"]}
+        message["pointer"] = True
+    return message
+
+
+class _Publisher:
+    """Sends what is enqueued in one event loop: groups side by side, the messages of one group in order."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[list[dict[str, Any]]] = deque(maxlen=QUEUE_LIMIT)
+        self.task: asyncio.Task[None] | None = None
+
+    def enqueue(self, messages: list[dict[str, Any]]) -> None:
+        self.waiting.append(messages)
+        if self.task is None or self.task.done():
+            self.task = asyncio.get_running_loop().create_task(self._drain())
+
+    async def _drain(self) -> None:
+        while self.waiting:
+            groups: dict[str, list[dict[str, Any]]] = {}
+            for _ in range(min(IN_FLIGHT, len(self.waiting))):
+                messages = self.waiting.popleft()
+                if messages:
+                    groups.setdefault(group_name(messages[0]["data"]["conversationId"]), []).extend(messages)
+            found = layer()
+            if found is None:
+                continue
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await asyncio.gather(*(_send(found, group, messages) for group, messages in groups.items()))
+            except Exception as exc:  # whatever a layer raises, the log is written: readers find it in the table
+                logger.warning("Events of %d conversations were not published: %r", len(groups), exc)
+                await asyncio.sleep(PAUSE)
+                self.waiting.clear()
+
+
+async def _send(found: BaseChannelLayer, group: str, messages: Iterable[Mapping[str, Any]]) -> None:
+    for message in messages:
+        await found.group_send(group, message)
+
+
+_publishers: WeakKeyDictionary[asyncio.AbstractEventLoop, _Publisher] = WeakKeyDictionary()
+
+
+def _enqueue(messages: list[dict[str, Any]]) -> None:
+    _publishers.setdefault(asyncio.get_running_loop(), _Publisher()).enqueue(messages)

@@ -1,0 +1,394 @@
+"""Appends of all open streams of an event loop, committed together, then published."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from time import monotonic
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
+
+from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, transaction
+from django.utils import timezone
+
+from converse import broadcasting, records
+from converse.choices import Status
+from converse.conf import settings
+from converse.drafts import checked
+from converse.events import StreamUpdate
+from converse.exceptions import AnotherWriter, InvalidMessage, JournalUnavailable, MessageClosed
+from converse.log import database
+from converse.loops import DatabaseThread
+from converse.managers import NewChunk
+
+logger = logging.getLogger(__name__)
+
+BATCH = 1000  # streams in one transaction
+TRIES = 6  # of one flush while the database is away
+PAUSE = 0.1  # seconds before the second try; doubles
+WATCH_INTERVAL = 0.4  # seconds between two looks at streams that are silent
+
+
+class Fragment(NamedTuple):
+    """Text for one part of a message; fragments that differ in their text only are packed into one chunk."""
+
+    kind: str
+    part: int
+    metadata: Mapping[str, Any] | None
+    text: str
+
+
+@dataclass(eq=False, slots=True, weakref_slot=True)
+class Writer:
+    """The journal's view of one open message.
+
+    ``sequence`` is that of the last committed chunk. It is the writer's claim too: the database takes a number once, so
+    of two writers only one goes on.
+    """
+
+    message_id: int
+    conversation_id: int
+    message_uuid: str
+    attempt: int
+    sequence: int = 0
+    lease: float = 0.0  # seconds
+    renewed: float = 0.0  # monotonic
+    pending: list[Fragment] = field(default_factory=list)
+    received: datetime | None = None  # when the first pending fragment came
+    lost: Exception | None = None
+    on_lost: Callable[[], None] | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+
+    def lose(self, reason: Exception) -> None:
+        """Stop accepting; in the writer's loop."""
+        if self.lost is None:
+            self.lost = reason
+            if self.on_lost:
+                self.on_lost()
+
+
+@dataclass(slots=True)
+class Entry:
+    """What one flush takes from one writer."""
+
+    writer: Writer
+    fragments: Sequence[Fragment]
+    received: datetime
+    first: int = 0  # the sequence of the first fragment
+
+    def __post_init__(self) -> None:
+        self.first = self.writer.sequence + 1
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of the entries of a flush."""
+
+    written: list[tuple[Writer, list[NewChunk]]] = field(default_factory=list)
+    refused: list[tuple[Writer, Exception]] = field(default_factory=list)
+
+
+def pack(fragments: Iterable[Fragment]) -> list[Fragment]:
+    """Join neighbours that differ in their text only, so that they cost one row."""
+    packed: list[Fragment] = []
+    texts: list[str] = []
+    for fragment in fragments:
+        if packed and packed[-1][:3] == fragment[:3]:
+            texts.append(fragment.text)
+            continue
+        _join(packed, texts)
+        packed.append(fragment)
+        texts = [fragment.text]
+    _join(packed, texts)
+    return packed
+
+
+def _join(packed: list[Fragment], texts: list[str]) -> None:
+    if len(texts) > 1:
+        packed[-1] = packed[-1]._replace(text="".join(texts))
+
+
+def commit(entries: Sequence[Entry], *, again: bool = False) -> Outcome:
+    """Store entries in one transaction of a constant number of statements; publish after its commit.
+
+    ``again`` says that an earlier try may have been committed though we were told otherwise.
+    """
+    alias = database()
+    outcome = Outcome()
+    with transaction.atomic(using=alias):
+        heads = records.Conversation.all_objects.using(alias).lock({entry.writer.conversation_id for entry in entries})
+        streaming = set(
+            records.Message.all_objects.using(alias)
+            .streaming()
+            .filter(pk__in=[entry.writer.message_id for entry in entries])
+            .values_list("pk", flat=True)
+        )
+        stored = _stored_already(alias, entries) if again else {}
+        offsets = {pk: head.offset for pk, head in heads.items()}
+        rows: list[NewChunk] = []
+        for entry in entries:
+            writer = entry.writer
+            if found := stored.get(writer.message_id):
+                outcome.written.append((writer, found))
+            elif writer.message_id in streaming:
+                chunks = _number(entry, offsets)
+                outcome.written.append((writer, chunks))
+                rows += chunks
+            else:
+                outcome.refused.append((writer, MessageClosed("The message is closed: nothing was added.")))
+        if rows:
+            records.MessageChunk.objects.using(alias).insert(rows)
+            moved = {pk: offset for pk, offset in offsets.items() if offset > heads[pk].offset}
+            records.Conversation.all_objects.using(alias).advance(moved, timezone.now())
+        _renew(alias, [writer for writer, _ in outcome.written])
+        epochs = {pk: (head.uuid, head.epoch) for pk, head in heads.items()}
+        transaction.on_commit(partial(_publish, epochs, outcome), using=alias)
+    return outcome
+
+
+def _number(entry: Entry, offsets: dict[int, int]) -> list[NewChunk]:
+    writer = entry.writer
+    chunks = []
+    for sequence, (kind, part, metadata, text) in enumerate(entry.fragments, entry.first):
+        offsets[writer.conversation_id] += 1
+        offset = offsets[writer.conversation_id]
+        chunks.append(
+            NewChunk(
+                writer.message_id, sequence, writer.conversation_id, offset, kind, part, text, metadata, entry.received
+            )
+        )
+    return chunks
+
+
+def _stored_already(alias: str, entries: Sequence[Entry]) -> dict[int, list[NewChunk]]:
+    """Find the entries that a commit, whose answer was lost, has stored."""
+    wanted = {entry.writer.message_id: entry for entry in entries}
+    found: dict[int, list[NewChunk]] = {}
+    # Only the last flush is in doubt, so what lies beyond the committed sequence is its rows.
+    rows = records.MessageChunk.objects.using(alias).filter(message_id__in=wanted).order_by("message_id", "sequence")
+    lowest = min(entry.first for entry in entries)
+    for row in rows.filter(sequence__gte=lowest).values_list(*NewChunk._fields):
+        chunk = NewChunk(*row)
+        if chunk.sequence >= wanted[chunk.message_id].first:
+            found.setdefault(chunk.message_id, []).append(chunk)
+    return {
+        pk: chunks
+        for pk, chunks in found.items()
+        if [(c.kind, c.part, c.content) for c in chunks] == [(f.kind, f.part, f.text) for f in wanted[pk].fragments]
+    }
+
+
+def _renew(alias: str, writers: Iterable[Writer]) -> None:
+    """Renew the leases that are a third over; streams of one flush commonly share one length of lease."""
+    now = monotonic()
+    due: dict[float, list[Writer]] = {}
+    for writer in writers:
+        if now - writer.renewed > writer.lease / 3:
+            due.setdefault(writer.lease, []).append(writer)
+    for lease, group in due.items():
+        records.Message.all_objects.using(alias).filter(pk__in=[writer.message_id for writer in group]).renew(lease)
+        for writer in group:
+            writer.renewed = now
+
+
+def _publish(conversations: Mapping[int, tuple[str, str]], outcome: Outcome) -> None:
+    for writer, chunks in outcome.written:
+        uuid, epoch = conversations[writer.conversation_id]
+        broadcasting.publish(epoch, [update(uuid, writer, chunk) for chunk in chunks])
+
+
+def update(conversation_uuid: str, writer: Writer, chunk: NewChunk) -> StreamUpdate:
+    """Tell of one stored chunk."""
+    metadata = chunk.metadata if chunk.metadata and chunk.kind == "tool_call" else {}
+    return StreamUpdate(
+        conversation_id=conversation_uuid,
+        message_id=writer.message_uuid,
+        chunk=chunk.content,
+        sequence=chunk.sequence,
+        offset=chunk.offset,
+        kind=chunk.kind,
+        part=chunk.part,
+        attempt=writer.attempt,
+        tool_call_id=metadata.get("id"),
+        tool_name=metadata.get("name"),
+    )
+
+
+def commit_each(entries: Sequence[Entry], *, again: bool = False) -> Outcome:
+    """Store entries together; where the database refuses that, one by one, so that a bad one harms no other."""
+    try:
+        return commit(entries, again=again)
+    except (OperationalError, InterfaceError):
+        raise
+    except (DatabaseError, ValueError, TypeError) as exc:
+        if len(entries) == 1:
+            return Outcome(refused=[(entries[0].writer, refusal(exc))])
+    outcome = Outcome()
+    for entry in entries:
+        one = commit_each([entry], again=again)
+        outcome.written += one.written
+        outcome.refused += one.refused
+    return outcome
+
+
+def refusal(exc: Exception) -> Exception:
+    """Say in our words why the database would not store an entry."""
+    if isinstance(exc, IntegrityError):
+        return AnotherWriter("Somebody else appended to this message in the meantime.")
+    return InvalidMessage(f"the database refused it: {exc}")
+
+
+class Journal:
+    """The appends of one event loop. One flush is in flight at a time and takes all that has gathered meanwhile.
+
+    An idle journal flushes at once, so a first token waits for nothing; a busy one batches by itself, at most once in
+    ``CONVERSE_FLUSH_INTERVAL`` seconds, and more rarely when a flush takes long.
+    """
+
+    def __init__(self) -> None:
+        self.thread = DatabaseThread()
+        self.size = 0  # characters waiting
+        self._waiting: dict[Writer, None] = {}
+        self._flushing: asyncio.Task[None] | None = None
+        self._in_flight: set[Writer] = set()
+        self._flushed = asyncio.Condition()
+        self._last = 0.0
+        self._pause = 0.0
+        self._open: WeakSet[Writer] = WeakSet()
+        self._watching: asyncio.Task[None] | None = None
+
+    async def append(self, writer: Writer, fragment: Fragment) -> None:
+        """Take a fragment; it is committed and visible a little later. Wait only while the journal is full.
+
+        Raise what the writer was lost by: MessageClosed, AnotherWriter, InvalidMessage or JournalUnavailable.
+        """
+        if writer.lost:
+            raise writer.lost
+        checked(fragment.text)
+        if not writer.pending:
+            writer.received = datetime.now(UTC)
+            self._waiting[writer] = None
+        writer.pending.append(fragment)
+        self.size += len(fragment.text)
+        if self._flushing is None:
+            self._flushing = asyncio.get_running_loop().create_task(self._flush())
+        if self.size > settings.CONVERSE_JOURNAL_LIMIT:
+            async with self._flushed:
+                await self._flushed.wait_for(lambda: self.size <= settings.CONVERSE_JOURNAL_LIMIT or writer.lost)
+
+    async def drain(self, writer: Writer) -> None:
+        """Wait until all that a writer appended is committed; raise what it was lost by."""
+        async with self._flushed:
+            await self._flushed.wait_for(lambda: not writer.pending and writer not in self._in_flight)
+        if writer.lost:
+            raise writer.lost
+
+    def watch(self, writer: Writer) -> None:
+        """Keep a writer's lease while it is silent, and tell it when its message is closed by somebody else."""
+        writer.loop = asyncio.get_running_loop()
+        self._open.add(writer)
+        _watched[writer.message_id] = writer
+        if self._watching is None:
+            self._watching = writer.loop.create_task(self._watch())
+
+    def release(self, writer: Writer) -> None:
+        self._open.discard(writer)
+        _watched.pop(writer.message_id, None)
+
+    async def _flush(self) -> None:
+        try:
+            while self._waiting:
+                wait = self._last + self._pause - monotonic()
+                if wait > 0:
+                    await asyncio.sleep(wait)
+                self._last = monotonic()
+                await self._flush_once()
+                self._pause = max(settings.CONVERSE_FLUSH_INTERVAL, 2 * (monotonic() - self._last))
+        finally:
+            self._flushing = None
+
+    async def _flush_once(self) -> None:
+        entries = []
+        taken = 0
+        for writer in list(self._waiting)[:BATCH]:
+            del self._waiting[writer]
+            fragments, writer.pending = writer.pending, []
+            taken += sum(len(fragment.text) for fragment in fragments)
+            if fragments and writer.received and not writer.lost:
+                entries.append(Entry(writer, pack(fragments), writer.received))
+        self._in_flight = {entry.writer for entry in entries}
+        try:
+            outcome = await self._commit(entries)
+            for writer, chunks in outcome.written:
+                writer.sequence = chunks[-1].sequence
+            for writer, reason in outcome.refused:
+                writer.lose(reason)
+        finally:
+            self._in_flight = set()
+            self.size -= taken
+            async with self._flushed:
+                self._flushed.notify_all()
+
+    async def _commit(self, entries: Sequence[Entry]) -> Outcome:
+        pause = PAUSE
+        for tried in range(TRIES):
+            try:
+                return await self.thread.run(commit_each, entries, again=tried > 0)
+            except (OperationalError, InterfaceError) as exc:
+                logger.warning("A flush of %d streams failed (%d of %d): %s", len(entries), tried + 1, TRIES, exc)
+                error: Exception = exc
+            except Exception as exc:  # a flush that cannot run at all must not leave its writers waiting
+                logger.exception("A flush of %d streams could not run.", len(entries))
+                error = exc
+                break
+            await asyncio.sleep(pause)
+            pause *= 2
+        reason = JournalUnavailable("The database did not take what was appended.")
+        reason.__cause__ = error
+        return Outcome(refused=[(entry.writer, reason) for entry in entries])
+
+    async def _watch(self) -> None:
+        try:
+            while self._open:
+                await asyncio.sleep(min(WATCH_INTERVAL, settings.CONVERSE_LEASE / 3))
+                silent = [writer for writer in self._open if writer not in self._in_flight and not writer.lost]
+                if not silent:
+                    continue
+                try:
+                    streaming = await self.thread.run(_look, silent)
+                except DatabaseError as exc:
+                    logger.warning("Leases of %d streams could not be looked after: %s", len(silent), exc)
+                    continue
+                for writer in silent:
+                    if writer.message_id not in streaming:
+                        writer.lose(MessageClosed("The message was closed by somebody else."))
+        finally:
+            self._watching = None
+
+
+def _look(writers: Sequence[Writer]) -> set[int]:
+    alias = database()
+    messages = records.Message.all_objects.using(alias).filter(pk__in=[writer.message_id for writer in writers])
+    streaming = set(messages.filter(status=Status.STREAMING).values_list("pk", flat=True))
+    _renew(alias, [writer for writer in writers if writer.message_id in streaming])
+    return streaming
+
+
+_watched: WeakValueDictionary[int, Writer] = WeakValueDictionary()
+_journals: WeakKeyDictionary[asyncio.AbstractEventLoop, Journal] = WeakKeyDictionary()
+
+
+def current() -> Journal:
+    """Give the journal of the running loop."""
+    return _journals.setdefault(asyncio.get_running_loop(), Journal())
+
+
+def closed(message_id: int) -> None:
+    """Tell the writer in this process, if there is one, that its message was closed; the others look by themselves."""
+    writer = _watched.get(message_id)
+    if writer and writer.loop and not writer.loop.is_closed():
+        writer.loop.call_soon_threadsafe(writer.lose, MessageClosed("The message was closed."))

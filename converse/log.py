@@ -1,0 +1,72 @@
+"""The conversation as a log: lock it, take the next offsets, write, and tell of it after the commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from django.db import router, transaction
+from django.dispatch import Signal
+from django.utils import timezone
+
+from converse import broadcasting, records
+from converse.events import Event
+from converse.managers import Head
+
+
+def database() -> str:
+    """Name the database that conversations are written to."""
+    return router.db_for_write(records.Conversation)
+
+
+class Log:
+    """A locked conversation: who holds it decides what comes next."""
+
+    def __init__(self, conversation_id: int, head: Head) -> None:
+        self.conversation_id = conversation_id
+        self.uuid = head.uuid
+        self.epoch = head.epoch
+        self.head = head.offset
+        self.events: list[Event] = []
+        self.signals: list[Callable[[], Any]] = []
+
+    def next(self) -> int:
+        """Take the next offset."""
+        self.head += 1
+        return self.head
+
+    def tell(
+        self, event: Event, signal: Signal | None = None, sender: type[Any] | None = None, **arguments: Any
+    ) -> None:
+        """Publish an event, and send a signal, once what was written is committed."""
+        self.events.append(event)
+        if signal is not None:
+            self.signals.append(partial(signal.send_robust, sender, **arguments))
+
+    def announce(self) -> None:
+        broadcasting.publish(self.epoch, self.events)
+        for send in self.signals:
+            send()
+
+
+@contextmanager
+def writing(conversation_id: int) -> Iterator[Log]:
+    """Lock a conversation for one short transaction; raise DoesNotExist where there is none.
+
+    Offsets are taken under the lock, hence dense, and become visible in order. Inside a transaction of the caller
+    everything is told after that one's commit.
+    """
+    alias = database()
+    conversations = records.Conversation.all_objects.using(alias)
+    with transaction.atomic(using=alias):
+        heads = conversations.lock([conversation_id])
+        if conversation_id not in heads:
+            raise records.Conversation.DoesNotExist("The conversation is gone.")
+        log = Log(conversation_id, heads[conversation_id])
+        before = log.head
+        yield log
+        if log.head > before:
+            conversations.advance({conversation_id: log.head}, timezone.now())
+        transaction.on_commit(log.announce, using=alias)

@@ -1,0 +1,96 @@
+"""Where asynchronous work of this process runs: the readers' loop, or one living loop in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+from asgiref.sync import AsyncToSync, sync_to_async
+from django.db import connections
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _Background:
+    """One daemon thread with one event loop a process, started when first needed, anew after a fork."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._pid = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        with self._guard:
+            if self._loop is None or self._pid != os.getpid():
+                self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
+                threading.Thread(target=self._loop.run_forever, name="converse", daemon=True).start()
+            return self._loop
+
+
+_background = _Background()
+_readers: list[asyncio.AbstractEventLoop] = []
+
+
+def background() -> asyncio.AbstractEventLoop:
+    """Give the loop that outlives every request: it works under WSGI, ASGI and in a shell."""
+    return _background.loop()
+
+
+def settle() -> None:
+    """Say that this process's readers live in the running loop."""
+    _readers[:] = [asyncio.get_running_loop()]
+
+
+def home() -> asyncio.AbstractEventLoop:
+    """Give the loop in which to publish: the readers' where there are any, else the background one."""
+    return next((loop for loop in _readers if loop.is_running()), None) or background()
+
+
+def run_in(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Start a coroutine in a loop of any thread, in a context of its own: what started it may end."""
+    context = contextvars.Context()
+    loop.call_soon_threadsafe(lambda: _keep(loop.create_task(coroutine, context=context)))
+
+
+_tasks: set[asyncio.Task[Any]] = set()
+
+
+def _keep(task: asyncio.Task[Any]) -> None:
+    # A loop holds its tasks weakly only.
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+
+
+class DatabaseThread:
+    """Runs ORM code for a long-lived part of the process in one thread, with one connection, of its own.
+
+    Apart from the thread that all other async code shares, whose slowest query everybody waits for. Under
+    ``async_to_sync``, as in a TestCase, it is the calling thread, as for all thread-sensitive code.
+    """
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="converse-database")
+
+    async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function in the thread; a connection that broke is closed, for the next call to open a new one."""
+        call = partial(_with_connections, partial(function, *args, **kwargs))
+        loop = asyncio.get_running_loop()
+        if loop in AsyncToSync.loop_thread_executors:
+            return await sync_to_async(call)()
+        return await loop.run_in_executor(self._executor, call)
+
+
+def _with_connections(call: Callable[[], R]) -> R:
+    try:
+        return call()
+    finally:
+        for connection in connections.all(initialized_only=True):
+            if connection.errors_occurred and not connection.in_atomic_block:
+                connection.close_if_unusable_or_obsolete()

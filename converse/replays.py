@@ -1,0 +1,184 @@
+"""What a reader missed, read from the database and packed: one event a message and part, never one a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from django.db.models import Q
+
+from converse import records
+from converse.choices import OPEN, ChunkKind, Status
+from converse.conf import settings
+from converse.events import (
+    ConversationDeleted,
+    ConversationUpdated,
+    Event,
+    MessageCancelled,
+    MessageCompleted,
+    MessageCreated,
+    MessageDeleted,
+    MessageFailed,
+    MessageUpdated,
+    Replay,
+    Snapshot,
+    StreamUpdate,
+    frame,
+)
+
+if TYPE_CHECKING:
+    from converse.models import Conversation, Message
+
+PAGE = 20_000  # chunk rows in one replay
+
+CLOSING = {Status.COMPLETED: MessageCompleted, Status.FAILED: MessageFailed, Status.CANCELLED: MessageCancelled}
+
+Row = tuple[int, int, int, str, int, str, Any]  # message, sequence, offset, kind, part, content, metadata
+COLUMNS = ("message_id", "sequence", "offset", "kind", "part", "content", "metadata")
+
+
+def read(conversation_id: int, after: int | None, epoch: str | None) -> Replay | Snapshot | None:
+    """Give everything after a cursor; a snapshot where there is no cursor, or none that can be honoured.
+
+    None where the conversation is gone. Everything is bounded by the head as read first, so that what is committed in
+    between comes with the next reading, not twice.
+    """
+    conversation = records.Conversation.all_objects.filter(pk=conversation_id).first()
+    if conversation is None:
+        return None
+    head = conversation.last_offset
+    if after is None or after > head or epoch != conversation.epoch:
+        return _snapshot(conversation, head)
+    return _replay(conversation, after, head)
+
+
+def _replay(conversation: Conversation, after: int, head: int) -> Replay:
+    chunks = _chunks(conversation.pk, after, head)
+    if len(chunks) == PAGE:
+        head = chunks[-1][2]
+    changed = Q(changed_offset__gt=after) | Q(status__in=OPEN) | Q(closed_offset__gt=after)
+    found = records.Message.all_objects.filter(changed, conversation_id=conversation.pk, offset__lte=head)
+    messages = {message.pk: message for message in found.select_related("reply_to").order_by("offset")}
+    texts = _packed(chunks)
+    events: list[Event] = []
+    uuid = str(conversation.uuid)
+    for message in messages.values():
+        events += _message_events(uuid, message, texts.get(message.pk, []), after, head)
+    if after < conversation.changed_offset <= head:
+        told = ConversationDeleted if conversation.deleted_at else ConversationUpdated
+        events.append(told(conversation_id=uuid, offset=conversation.changed_offset, title=conversation.title))
+    return Replay(
+        conversation_id=uuid, epoch=conversation.epoch, offset=head, events=[frame(event) for event in events]
+    )
+
+
+def _message_events(uuid: str, message: Message, texts: Sequence[Row], after: int, head: int) -> Iterable[Event]:
+    """Tell what became of one message between two offsets."""
+    if message.deleted_at:
+        if message.changed_offset > after:
+            yield MessageDeleted(
+                conversation_id=uuid, message_id=str(message.uuid), offset=min(message.changed_offset, head)
+            )
+        return
+    closed = message.closed_offset is not None and message.closed_offset <= head
+    if message.offset > after:
+        if closed:
+            yield message.event(MessageCreated, uuid, offset=message.offset)
+            return
+        yield _as_open(message, uuid)
+    for row in texts:
+        yield _update(uuid, message, row)
+    if closed and message.closed_offset is not None and message.closed_offset > after:
+        yield message.event(CLOSING[Status(message.status)], uuid, offset=message.closed_offset)
+    elif after < message.changed_offset <= head and message.offset <= after:
+        yield message.event(MessageUpdated, uuid)
+
+
+def _as_open(message: Message, uuid: str, **changes: Any) -> MessageCreated:
+    """Tell of a message that was open at the head that was read, though it may have been closed since."""
+    status = message.status if message.is_open else Status.STREAMING.value
+    before_close: dict[str, Any] = {"finished_at": None, "error": None, "sequence": 0, "content": "", "parts": None}
+    return message.event(MessageCreated, uuid, offset=message.offset, status=status, **{**before_close, **changes})
+
+
+def _update(uuid: str, message: Message, row: Row) -> StreamUpdate:
+    _, sequence, offset, kind, part, text, metadata = row
+    facts = metadata if metadata and kind == ChunkKind.TOOL_CALL else {}
+    return StreamUpdate(
+        conversation_id=uuid,
+        message_id=str(message.uuid),
+        chunk=text,
+        sequence=sequence,
+        offset=offset,
+        kind=kind,
+        part=part,
+        attempt=message.attempt,
+        tool_call_id=facts.get("id"),
+        tool_name=facts.get("name"),
+    )
+
+
+def _chunks(conversation_id: int, after: int, head: int) -> list[Row]:
+    rows = records.MessageChunk.objects.filter(conversation_id=conversation_id, offset__gt=after, offset__lte=head)
+    return list(rows.order_by("offset").values_list(*COLUMNS)[:PAGE])
+
+
+def _packed(rows: Iterable[Row]) -> dict[int, list[Row]]:
+    """Join the rows of each message's parts, in the order in which the parts came."""
+    joined: dict[tuple[int, int], list[str]] = {}
+    last: dict[tuple[int, int], Row] = {}
+    named: dict[tuple[int, int], Any] = {}
+    for row in rows:
+        key = (row[0], row[4])
+        if key in joined:
+            joined[key].append(row[5])
+        else:
+            joined[key] = [row[5]]
+        last[key] = row
+        if row[6]:
+            named[key] = {**named.get(key, {}), **row[6]}
+    packed: dict[int, list[Row]] = {}
+    for key, texts in joined.items():
+        message, sequence, offset, kind, part, _, _ = last[key]
+        packed.setdefault(message, []).append((message, sequence, offset, kind, part, "".join(texts), named.get(key)))
+    return packed
+
+
+def _snapshot(conversation: Conversation, head: int) -> Snapshot:
+    limit = settings.CONVERSE_SNAPSHOT_LIMIT
+    found = records.Message.all_objects.filter(
+        conversation_id=conversation.pk, offset__lte=head, deleted_at__isnull=True
+    )
+    newest = list(found.select_related("reply_to").order_by("-offset")[: limit + 1])
+    messages = newest[:limit][::-1]
+    growing = [message for message in messages if message.closed_offset is None or message.closed_offset > head]
+    chunks = records.MessageChunk.objects.filter(message_id__in=[message.pk for message in growing], offset__lte=head)
+    packed = _packed(chunks.order_by("offset").values_list(*COLUMNS)) if growing else {}
+    uuid = str(conversation.uuid)
+    return Snapshot(
+        conversation_id=uuid,
+        epoch=conversation.epoch,
+        offset=head,
+        conversation={"title": conversation.title, "deleted": conversation.deleted_at is not None},
+        messages=[
+            _state(uuid, message, packed.get(message.pk, []) if message in growing else None) for message in messages
+        ],
+        truncated=len(newest) > limit,
+    )
+
+
+def _state(uuid: str, message: Message, rows: Sequence[Row] | None) -> dict[str, Any]:
+    """Give a message as it stood at the head, with its text and its parts; ``rows`` are an open one's chunks, packed."""
+    if rows is None:
+        return message.event(MessageCreated, uuid, offset=message.offset).wire()
+    parts = [_part(row) for row in sorted(rows, key=lambda row: row[4])]
+    text = "".join(part["text"] for part in parts if part["type"] == ChunkKind.TEXT)
+    sequence = max((row[1] for row in rows), default=0)
+    return _as_open(message, uuid, content=text, sequence=sequence, parts=message.public_parts(parts)).wire()
+
+
+def _part(row: Row) -> dict[str, Any]:
+    _, _, _, kind, _, text, metadata = row
+    if kind == ChunkKind.TOOL_CALL:
+        return {"type": kind, **(metadata or {}), "arguments": text}
+    return {"type": kind, "text": text}

@@ -1,0 +1,149 @@
+"""Following a conversation: replay what a reader missed, then hand on what is live. The same for every transport."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Self
+from uuid import uuid4
+
+from django.core.exceptions import ObjectDoesNotExist
+
+from converse import records
+from converse.choices import Action
+from converse.conf import settings
+from converse.cursors import Cursor
+from converse.events import Replay
+from converse.hubs import Delivery, hub
+from converse.permissions import may
+from converse.presence import Member
+from converse.replays import read
+
+if TYPE_CHECKING:
+    from converse.models import Conversation
+
+ASIDES = 100  # events without an offset that wait for a reader; the oldest are let go
+REASONS_TO_DOUBT = ("ConversationUpdated", "ConversationDeleted")  # a right may have been withdrawn
+
+
+class Withdrawn(Exception):  # noqa: N818 - it ends an iteration, as StopAsyncIteration does
+    """The reader may not read this conversation any more, or it is gone."""
+
+
+class Subscription:
+    """One reader's way through one conversation: an async iterator of deliveries, bounded in memory."""
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        user: Any,
+        *,
+        after: int | None,
+        epoch: str | None,
+        name: str = "",
+        member: Member | None = None,
+    ) -> None:
+        self.conversation_id = conversation.pk
+        self.uuid = str(conversation.uuid)
+        self.user = user
+        self.name = name or uuid4().hex
+        self.member = member
+        self._epoch = epoch
+        self._cursor: Cursor[Delivery] = Cursor(after or 0, settings.CONVERSE_WINDOW)
+        self._lost = after is None or epoch != conversation.epoch  # whether there is no cursor to go on from
+        self._asides: deque[Delivery] = deque(maxlen=ASIDES)
+        self._wake = asyncio.Event()
+        self._checked = monotonic()
+        self._doubted = False
+
+    @property
+    def offset(self) -> int:
+        """The cursor: the offset of the last event handed on."""
+        return self._cursor.offset
+
+    def offer(self, delivery: Delivery, epoch: str, *, pointer: bool = False) -> None:
+        """Take in what the layer brought; no I/O here."""
+        offset = delivery.data.get("offset")
+        if offset is None:
+            self._asides.append(delivery)
+        elif epoch != self._epoch:
+            self._lost = True
+        elif pointer:
+            self._cursor.hear(offset)
+        else:
+            self._cursor.offer(offset, delivery, len(delivery.text))
+        self._doubted = self._doubted or delivery.name in REASONS_TO_DOUBT
+        self._wake.set()
+
+    def hear(self, head: int, epoch: str) -> None:
+        """Take in how far the log has come."""
+        self._lost = self._lost or epoch != self._epoch or head < self._cursor.offset
+        self._cursor.hear(head)
+        self._wake.set()
+
+    def __aiter__(self) -> AsyncIterator[Delivery]:
+        return self
+
+    async def __anext__(self) -> Delivery:
+        while True:
+            if self._doubted or monotonic() - self._checked > settings.CONVERSE_REAUTHORIZE_INTERVAL:
+                await self._authorise()
+            if self._lost or self._cursor.behind:
+                return await self._read()
+            if self._cursor.ready:
+                return self._cursor.take()
+            if self._asides:
+                return self._asides.popleft()
+            self._wake.clear()
+            await self._wake.wait()
+
+    async def _read(self) -> Delivery:
+        found = await hub().query(read, self.conversation_id, None if self._lost else self._cursor.offset, self._epoch)
+        if found is None:
+            raise Withdrawn
+        if isinstance(found, Replay):
+            self._cursor.jump(found.offset)
+        else:
+            self._lost, self._epoch = False, found.epoch
+            self._cursor.reset(found.offset)
+        return Delivery.of(found)
+
+    async def _authorise(self) -> None:
+        self._checked, self._doubted = monotonic(), False
+        if self.user is not None and not await hub().query(_still_may, self.user, self.conversation_id):
+            raise Withdrawn
+
+    async def __aenter__(self) -> Self:
+        await hub().join(self)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await hub().leave(self)
+
+
+def _still_may(user: Any, conversation_id: int) -> bool:
+    try:
+        user.refresh_from_db()
+        return may(user, Action.READ, records.Conversation.all_objects.get(pk=conversation_id))
+    except ObjectDoesNotExist:
+        return False
+
+
+def subscribe(
+    conversation: Conversation,
+    user: Any = None,
+    *,
+    after: int | None = None,
+    epoch: str | None = None,
+    name: str = "",
+    member: Member | None = None,
+) -> Subscription:
+    """Follow a conversation: ``async with subscribe(conversation, after=17, epoch=…) as events: async for event in events``.
+
+    What is assembled from the events equals what is stored, whatever the channel layer loses. Without a cursor, or with
+    one that cannot be honoured, the first is a snapshot. With a ``user`` the right to read is looked at again whenever
+    it may have changed; when it ended, Withdrawn is raised. A ``member`` is seen by others who are.
+    """
+    return Subscription(conversation, user, after=after, epoch=epoch, name=name, member=member)

@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+
+class ChatConfig(AppConfig):
+    name = "example_project.chat"
+
+    def ready(self) -> None:
+        from example_project.chat import titles  # noqa: F401, PLC0415 - connects its receiver

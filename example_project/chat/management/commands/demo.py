@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import closing
+from typing import Any
+
+from daphne.endpoints import build_endpoint_description_strings
+from daphne.server import Server
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+from django.core.management import BaseCommand, CommandError, CommandParser, call_command
+
+from example_project.asgi import application
+from example_project.chat.local_model import LocalModel, Unavailable
+from example_project.kept import kept
+
+HOST = "127.0.0.1"  # and nowhere else: whoever opens the page is signed in
+USER = "demo"
+KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
+
+
+class Command(BaseCommand):
+    help = "Serve the example on this computer: a chat with a real model. Nothing has to be prepared; Ctrl-C ends it."
+    requires_migrations_checks = False
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--port", type=int, default=8000, help="default: %(default)s")
+        parser.add_argument(
+            "--provider",
+            choices=["auto", "local", "openai", "anthropic", "echo"],
+            default="auto",
+            help="who answers; auto takes a service whose key is in the environment, else a small model run here",
+        )
+
+    def handle(self, *, port: int, provider: str, **options: Any) -> None:
+        self.check_port(port)
+        call_command("migrate", verbosity=0)
+        password = self.prepare_user()
+        model = LocalModel(settings.DATA_DIR / "model")
+        try:
+            self.choose(provider, model)
+            self.serve(port, password)
+        finally:
+            model.stop()
+
+    def check_port(self, port: int) -> None:
+        with closing(socket.socket()) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError as exc:
+                raise CommandError(f"Port {port} is taken. Try another: python manage.py demo --port {port + 1}") from exc
+
+    def prepare_user(self) -> str:
+        """See to it that there is a user who may do everything, whose password stays the same."""
+        password = kept(settings.DATA_DIR / "password")
+        users = get_user_model()._default_manager
+        user, _ = users.get_or_create(username=USER, defaults={"is_staff": True, "is_superuser": True})
+        if not user.check_password(password):
+            user.set_password(password)
+            user.save()
+        settings.CHAT_SIGN_IN_AS = USER
+        return password
+
+    def choose(self, provider: str, model: LocalModel) -> None:
+        if provider == "auto":
+            provider = next((alias for alias, key in KEYS.items() if os.environ.get(key)), "local")
+        if provider in KEYS and not os.environ.get(KEYS[provider]):
+            raise CommandError(f"Set {KEYS[provider]} to have {provider} answer.")
+        if provider == "local":
+            provider = self.start(model)
+        settings.CONVERSE_DEFAULT_PROVIDER = provider
+
+    def start(self, model: LocalModel) -> str:
+        """Start the local model; where there is none, the echo takes over and says why."""
+        try:
+            if not model.is_installed:
+                self.stdout.write("Fetching a small language model (SmolLM2-135M and llama.cpp, 130 MB), once:")
+                self.stdout.flush()
+                model.install()
+            model.start()
+        except Unavailable as exc:
+            settings.CHAT_NOTICE = f"No model answers here, only an echo of what you say: {exc}."
+            self.stderr.write(self.style.WARNING(settings.CHAT_NOTICE))
+            return "echo"
+        settings.CONVERSE_PROVIDERS["local"]["OPTIONS"].update(base_url=model.url, api_key=model.key)
+        # A proxy has no way to this computer.
+        os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), HOST]))
+        return "local"
+
+    def serve(self, port: int, password: str) -> None:
+        endpoints = build_endpoint_description_strings(host=HOST, port=port)
+        Server(ASGIStaticFilesHandler(application), endpoints, ready_callable=lambda: self.welcome(port, password)).run()
+        self.stdout.write("Stopped.")
+
+    def welcome(self, port: int, password: str) -> None:
+        alias = settings.CONVERSE_DEFAULT_PROVIDER
+        address = f"http://{HOST}:{port}/"
+        lines = {
+            "Open": self.style.SUCCESS(address),
+            "Admin": f"{address}admin/",
+            "Signed in as": f"{USER}, password {password}",
+            "Answering": settings.CONVERSE_PROVIDERS[alias]["OPTIONS"].get("model", alias),
+            "Files": settings.DATA_DIR,
+        }
+        width = max(map(len, lines))
+        self.stdout.write("\n".join(["", *(f"  {name:<{width}}  {value}" for name, value in lines.items()), "", "Ctrl-C stops."]))
+        self.stdout.flush()

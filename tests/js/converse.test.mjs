@@ -1,0 +1,590 @@
+import assert from "node:assert/strict";
+import { afterEach, beforeEach, describe, test } from "node:test";
+
+import { Converse, ConverseError } from "../../converse/static/converse/converse.js";
+import { Clock, network } from "./world.mjs";
+
+const C = "11111111-1111-1111-1111-111111111111";
+const OTHER = "22222222-2222-2222-2222-222222222222";
+const M = "33333333-3333-3333-3333-333333333333";
+
+let clock, net, converse, conversation, events;
+
+const created = (offset, fields = {}) => ({
+  event: "MessageCreated",
+  data: { conversationId: C, messageId: M, offset, role: "assistant", status: "pending", content: "", sequence: 0, attempt: 1, ...fields },
+});
+const update = (offset, sequence, chunk, fields = {}) => ({
+  event: "StreamUpdate",
+  data: { conversationId: C, messageId: M, offset, sequence, chunk, kind: "text", part: 0, attempt: 1, ...fields },
+});
+const closed = (event, offset, fields = {}) => ({
+  event,
+  data: { conversationId: C, messageId: M, offset, role: "assistant", status: event.slice(7).toLowerCase(), sequence: 9, attempt: 1, ...fields },
+});
+const snapshot = (offset, messages = [], fields = {}) => ({
+  event: "Snapshot",
+  data: { conversationId: C, epoch: "e1", offset, conversation: { conversationId: C, title: "Sky", offset }, messages: messages.map((m) => m.data), ...fields },
+});
+const replay = (offset, inner) => ({ event: "Replay", data: { conversationId: C, epoch: "e1", offset, events: inner } });
+
+/** Answer the last subscribe, and say what is there. */
+function subscribed(...frames) {
+  const { id, conversation } = net.socket.sentOf("subscribe").at(-1);
+  net.socket.deliver({ type: "subscribed", id, conversation, epoch: "e1", head: 0 });
+  for (const frame of frames) net.socket.deliver(frame);
+}
+
+function reconnect() {
+  clock.advance(clock.next);
+  net.socket.accept();
+}
+
+const text = () => conversation.message(M)?.text;
+
+beforeEach(() => {
+  clock = new Clock();
+  net = network();
+  converse = new Converse({ url: "ws://test/converse/ws/", WebSocket: net.WebSocket, clock, random: () => 0.5 });
+  conversation = converse.subscribe(C);
+  events = [];
+  const names = ["StreamUpdate", "MessageCreated", "MessageCompleted", "MessageUpdated", "Replay", "Snapshot", "Typing", "refused", "unsubscribed"];
+  for (const name of names) conversation.listen(name, (data) => events.push([name, data]));
+});
+
+/** Open, subscribe, and have one empty open message at offset 1. */
+function open() {
+  converse.connect();
+  net.socket.accept();
+  subscribed(snapshot(1, [created(1)]));
+}
+
+describe("the text", () => {
+  test("comes from the snapshot and goes on with each update", () => {
+    converse.connect();
+    net.socket.accept();
+    subscribed(snapshot(5, [created(2, { content: "Once", sequence: 2, status: "streaming" })]), update(6, 3, " upon"));
+    assert.equal(text(), "Once upon");
+    assert.equal(conversation.message(M).parts.length, 1);
+    assert.equal(conversation.title, "Sky");
+    assert.equal(conversation.message(M).status, "streaming");
+    assert.deepEqual([conversation.offset, conversation.epoch], [6, "e1"]);
+  });
+
+  test("is not doubled by an event that comes twice", () => {
+    open();
+    for (const frame of [update(2, 1, "a"), update(2, 1, "a"), update(3, 2, "b"), update(2, 1, "a")]) net.socket.deliver(frame);
+    assert.equal(text(), "ab");
+    assert.equal(events.filter(([name]) => name === "StreamUpdate").length, 2);
+  });
+
+  test("is not doubled by a message that already holds it", () => {
+    open();
+    net.socket.deliver(replay(9, [created(2, { messageId: "m2", content: "abc", sequence: 3 }), update(5, 3, "abc", { messageId: "m2" })]));
+    assert.equal(conversation.message("m2").text, "abc");
+  });
+
+  test("keeps reasoning, refusals and tool calls apart", () => {
+    open();
+    const frames = [
+      update(2, 1, "Hm", { kind: "reasoning", part: 0 }),
+      update(3, 2, "It is", { part: 1 }),
+      update(4, 3, '{"q":', { kind: "tool_call", part: 2, toolCallId: "t1", toolName: "look" }),
+      update(5, 4, "1}", { kind: "tool_call", part: 2 }),
+      update(6, 5, " blue", { part: 3 }),
+    ];
+    frames.forEach((frame) => net.socket.deliver(frame));
+    assert.equal(text(), "It is blue");
+    assert.deepEqual(conversation.message(M).parts, [
+      { type: "reasoning", text: "Hm" },
+      { type: "text", text: "It is" },
+      { type: "tool_call", arguments: '{"q":1}', id: "t1", name: "look" },
+      { type: "text", text: " blue" },
+    ]);
+    const { parts } = conversation.message(M);
+    net.socket.deliver(snapshot(6, [created(1, { content: text(), sequence: 5, parts: structuredClone(parts) })]));
+    net.socket.deliver(update(7, 6, "!", { part: 3 }));
+    assert.deepEqual(conversation.message(M).parts[2], parts[2]);
+    assert.equal(text(), "It is blue!");
+  });
+
+  test("starts from nothing with a new attempt", () => {
+    open();
+    net.socket.deliver(update(2, 1, "wrong"));
+    net.socket.deliver(closed("MessageUpdated", 3, { status: "pending", attempt: 2 }));
+    assert.equal(text(), "");
+    net.socket.deliver(update(4, 1, "right", { attempt: 2 }));
+    net.socket.deliver(update(5, 2, "!", { attempt: 3 }));
+    assert.equal(text(), "!");
+    net.socket.deliver(update(6, 3, "wrong again", { attempt: 2 }));
+    assert.equal(text(), "!");
+  });
+
+  test("stays when the message closes, and its particulars come with it", () => {
+    open();
+    net.socket.deliver(update(2, 1, "Hi"));
+    assert.ok(conversation.message(M).isOpen);
+    net.socket.deliver(closed("MessageFailed", 3, { error: { type: "timeout", message: "Too slow." }, usage: { inputTokens: 3 } }));
+    assert.equal(text(), "Hi");
+    assert.ok(!conversation.message(M).isOpen);
+    assert.deepEqual(conversation.message(M).error, { type: "timeout", message: "Too slow." });
+  });
+
+  test("is gone with its message", () => {
+    open();
+    net.socket.deliver({ event: "MessageDeleted", data: { conversationId: C, messageId: M, offset: 2 } });
+    assert.deepEqual(conversation.messages, []);
+  });
+
+  test("of a message older than the snapshot is left alone", () => {
+    open();
+    net.socket.deliver(update(2, 7, "tail", { messageId: "older" }));
+    assert.equal(conversation.message("older"), undefined);
+    assert.equal(conversation.offset, 2);
+  });
+
+  test("of two conversations does not mix", () => {
+    open();
+    const other = converse.subscribe(OTHER);
+    subscribed();
+    const theirs = snapshot(1, [created(1, { content: "theirs" })]);
+    net.socket.deliver({ ...theirs, data: { ...theirs.data, conversationId: OTHER } });
+    assert.equal(other.message(M).text, "theirs");
+    assert.equal(text(), "");
+  });
+
+  test("follows a change of title", () => {
+    open();
+    net.socket.deliver({ event: "ConversationUpdated", data: { conversationId: C, offset: 2, title: "Sea" } });
+    assert.equal(conversation.title, "Sea");
+  });
+});
+
+describe("a gap", () => {
+  test("is read again from the cursor", () => {
+    open();
+    net.socket.deliver(update(2, 1, "a"));
+    net.socket.deliver(update(5, 4, "d"));
+    assert.deepEqual(net.socket.sentOf("subscribe").at(-1), { type: "subscribe", conversation: C, after: 2, epoch: "e1", id: 2 });
+    net.socket.deliver(update(6, 5, "e")); // still from before
+    assert.equal(net.socket.sentOf("subscribe").length, 2);
+    subscribed(replay(6, [update(6, 5, "bcde")]), update(7, 6, "f"));
+    assert.equal(text(), "abcdef");
+  });
+
+  test("that stays is left behind with a snapshot", () => {
+    open();
+    net.socket.deliver(update(3, 2, "b"));
+    subscribed(update(3, 2, "b"));
+    assert.ok(!("after" in net.socket.sentOf("subscribe").at(-1)));
+    subscribed(snapshot(3, [created(1, { content: "ab", sequence: 2 })]));
+    assert.equal(text(), "ab");
+  });
+});
+
+describe("a replay", () => {
+  test("is applied as a whole: cursor and text move together, listeners see every event in order", () => {
+    open();
+    net.socket.deliver(update(2, 1, "a"));
+    const seen = [];
+    conversation.listen("StreamUpdate", ({ chunk }) => seen.push([chunk, text(), conversation.offset]));
+    net.socket.deliver(replay(9, [update(2, 1, "a"), update(5, 4, "bcd"), update(7, 6, "ef"), closed("MessageCompleted", 8)]));
+    assert.deepEqual(seen, [["bcd", "abcd", 2], ["ef", "abcdef", 2]]);
+    assert.equal(conversation.offset, 9);
+    assert.equal(conversation.message(M).status, "completed");
+  });
+
+  test("from before the cursor changes nothing", () => {
+    open();
+    net.socket.deliver(update(2, 1, "a"));
+    net.socket.deliver(replay(1, [created(1)]));
+    assert.deepEqual([conversation.offset, text()], [2, "a"]);
+  });
+});
+
+test("a snapshot replaces everything, even with a smaller offset", () => {
+  open();
+  net.socket.deliver(update(2, 1, "a"));
+  net.socket.deliver({ event: "Snapshot", data: { ...snapshot(1, []).data, epoch: "e2", truncated: true } });
+  assert.deepEqual(conversation.messages, []);
+  assert.deepEqual([conversation.offset, conversation.epoch, conversation.truncated], [1, "e2", true]);
+});
+
+describe("the connection", () => {
+  test("comes back after a growing while, with its cursor", () => {
+    open();
+    net.socket.deliver(update(2, 1, "a"));
+    const waits = [];
+    for (let i = 0; i < 8; i++) {
+      net.socket.fail();
+      assert.equal(converse.state, "waiting");
+      waits.push(clock.next);
+      clock.advance(clock.next);
+    }
+    assert.deepEqual(waits, [375, 625, 1125, 2125, 4125, 4125, 4125, 4125]);
+    net.socket.accept();
+    assert.deepEqual(net.socket.sent, [{ type: "subscribe", conversation: C, after: 2, epoch: "e1", id: 2 }]);
+    subscribed(replay(3, [update(3, 2, "b")]));
+    assert.equal(text(), "ab");
+    net.socket.fail();
+    assert.equal(clock.next, 375); // it was well, so we begin anew
+  });
+
+  test("waits between a quarter of a second and eight", () => {
+    for (const [random, least, most] of [[() => 0, 250, 250], [() => 0.999999, 499, 8000]]) {
+      const far = network();
+      const time = new Clock();
+      new Converse({ url: "ws://test/", WebSocket: far.WebSocket, clock: time, random }).connect();
+      const waits = [];
+      for (let i = 0; i < 10; i++, time.advance(time.next)) waits.push((far.socket.fail(), time.next));
+      assert.ok(Math.min(...waits) >= least && Math.max(...waits) <= most, String(waits));
+    }
+  });
+
+  test("waits longer when the server asks for it", () => {
+    open();
+    net.socket.fail(4429);
+    assert.ok(clock.next >= 4000);
+  });
+
+  test("does not wait for a socket that never opens", () => {
+    converse.connect();
+    clock.advance(8_000);
+    assert.equal(net.socket.closedWith, 1000);
+    assert.equal(converse.state, "waiting");
+    net.sockets[0].accept(); // too late
+    assert.equal(converse.state, "waiting");
+  });
+
+  test("is asked whether it lives when it is quiet, and left when it does not answer", () => {
+    open();
+    clock.advance(21_000);
+    assert.equal(net.socket.sentOf("ping").length, 1);
+    net.socket.deliver({ type: "pong" });
+    clock.advance(20_000);
+    assert.equal(net.socket.sentOf("ping").length, 2);
+    assert.equal(converse.state, "open");
+    clock.advance(8_000);
+    assert.equal(converse.state, "waiting");
+    assert.equal(net.sockets[0].closedWith, 1000);
+  });
+
+  test("is not asked while events come", () => {
+    open();
+    for (let i = 2; i < 60; i++) {
+      clock.advance(1_000);
+      net.socket.deliver(update(i, i - 1, "."));
+    }
+    assert.equal(net.socket.sentOf("ping").length, 0);
+  });
+
+  test("is opened once, however often it is asked for", () => {
+    converse.connect();
+    converse.connect();
+    net.socket.fail();
+    converse.connect();
+    assert.equal(net.sockets.length, 1);
+  });
+
+  for (const code of [4401, 4403]) {
+    test(`ends with ${code}`, async () => {
+      open();
+      const refusals = [];
+      converse.listen("refused", (data) => refusals.push(data));
+      const answer = conversation.send("hello");
+      net.socket.fail(code, "Sign in first.");
+      assert.deepEqual(refusals, [{ code, reason: "Sign in first." }]);
+      assert.equal(converse.state, "refused");
+      await assert.rejects(answer, { code: "refused" });
+      await assert.rejects(conversation.send("again"), { code: "refused" });
+      assert.equal(clock.next, null);
+      converse.connect();
+      net.socket.accept();
+      assert.equal(net.socket.sent.length, 1); // signed in again, and back in the conversation
+    });
+  }
+
+  test("ends with close() and can be opened again, with its cursor", async () => {
+    open();
+    const answer = conversation.send("hello");
+    converse.close();
+    await assert.rejects(answer, { code: "closed" });
+    assert.equal(net.socket.closedWith, 1000);
+    assert.equal(converse.state, "closed");
+    assert.equal(clock.next, null);
+    converse.connect();
+    net.socket.accept();
+    assert.deepEqual(net.socket.sent.map(({ type, after }) => [type, after]), [["subscribe", 1]]);
+  });
+
+  test("tells its state", () => {
+    const states = [];
+    converse.listen("state", (state) => states.push(state));
+    open();
+    net.socket.fail();
+    reconnect();
+    converse.close();
+    assert.deepEqual(states, ["connecting", "open", "waiting", "connecting", "open", "closed"]);
+  });
+
+  test("takes no words from a socket it has left", () => {
+    open();
+    clock.advance(28_001);
+    net.sockets[0].deliver(update(2, 1, "ghost"));
+    net.sockets[0].fail(4401);
+    assert.equal(text(), "");
+    assert.equal(converse.state, "waiting");
+  });
+});
+
+describe("the page", () => {
+  let listeners;
+
+  beforeEach(() => {
+    listeners = {};
+    globalThis.addEventListener = (name, listener) => (listeners[name] = listener);
+    globalThis.removeEventListener = (name) => delete listeners[name];
+    globalThis.document = { ...globalThis, visibilityState: "visible", addEventListener, removeEventListener };
+  });
+
+  afterEach(() => {
+    delete globalThis.addEventListener;
+    delete globalThis.removeEventListener;
+    delete globalThis.document;
+  });
+
+  for (const name of ["online", "visibilitychange"]) {
+    test(`connects at once on ${name}`, () => {
+      open();
+      net.socket.fail();
+      listeners[name]();
+      assert.equal(net.sockets.length, 2);
+      assert.equal(converse.state, "connecting");
+    });
+  }
+
+  test("asks an open connection whether it lives when it is looked at again", () => {
+    open();
+    listeners.visibilitychange();
+    assert.equal(net.socket.sentOf("ping").length, 1);
+    clock.advance(8_000);
+    assert.equal(converse.state, "waiting");
+  });
+
+  test("does nothing when it is hidden", () => {
+    open();
+    globalThis.document.visibilityState = "hidden";
+    net.socket.fail();
+    listeners.visibilitychange();
+    assert.equal(converse.state, "waiting");
+  });
+
+  test("is left alone after the end", () => {
+    open();
+    converse.close();
+    assert.deepEqual(listeners, {});
+  });
+});
+
+describe("acknowledgements", () => {
+  test("come a second after the last one", () => {
+    open();
+    clock.advance(1_000);
+    assert.deepEqual(net.socket.sentOf("ack"), [{ type: "ack", conversation: C, offset: 1 }]);
+    net.socket.deliver(update(2, 1, "a"));
+    net.socket.deliver(update(3, 2, "b"));
+    clock.advance(999);
+    assert.equal(net.socket.sentOf("ack").length, 1);
+    clock.advance(1);
+    assert.deepEqual(net.socket.sentOf("ack").at(-1), { type: "ack", conversation: C, offset: 3 });
+    clock.advance(18_000);
+    assert.equal(net.socket.sentOf("ack").length, 2);
+  });
+
+  test("come with each 32 kB", () => {
+    open();
+    for (let i = 2; i <= 41; i++) net.socket.deliver(update(i, i - 1, "x".repeat(4_000)));
+    const acks = net.socket.sentOf("ack").map(({ offset }) => offset);
+    assert.deepEqual(acks, [9, 17, 25, 33, 41]);
+  });
+
+  test("need no timer, which a hidden page may not have", () => {
+    open();
+    clock.now = () => 5_000;
+    net.socket.deliver(update(2, 1, "a"));
+    assert.deepEqual(net.socket.sentOf("ack").at(-1), { type: "ack", conversation: C, offset: 2 });
+  });
+});
+
+describe("a command", () => {
+  test("is answered", async () => {
+    open();
+    const answer = conversation.send("Hello", { clientId: "k1", policy: "queue" });
+    const [frame] = net.socket.sentOf("send");
+    assert.deepEqual({ ...frame, id: 0 }, { type: "send", conversation: C, content: "Hello", clientId: "k1", policy: "queue", id: 0 });
+    net.socket.deliver({ type: "sent", id: frame.id, conversation: C, message: "u", reply: "r" });
+    const { message, reply } = await answer;
+    assert.deepEqual([message, reply], ["u", "r"]);
+  });
+
+  test("is refused with a code, a reason and a field", async () => {
+    open();
+    const answer = conversation.send("");
+    const [frame] = net.socket.sentOf("send");
+    net.socket.deliver({ type: "error", id: frame.id, code: "invalid", reason: "Say something.", field: "content" });
+    await assert.rejects(answer, (error) => {
+      assert.ok(error instanceof ConverseError);
+      assert.deepEqual([error.code, error.reason, error.field, error.message], ["invalid", "Say something.", "content", "Say something."]);
+      return true;
+    });
+  });
+
+  test("of its own makes an id of its own", () => {
+    open();
+    conversation.send("a");
+    conversation.send("b");
+    const [a, b] = net.socket.sentOf("send").map(({ clientId }) => clientId);
+    assert.match(a, /^[0-9a-f]{32}$/);
+    assert.notEqual(a, b);
+  });
+
+  test("is sent again, the same, until it is answered", async () => {
+    const answer = conversation.send("before there was a connection");
+    converse.connect();
+    net.socket.accept();
+    net.socket.fail();
+    reconnect();
+    net.socket.fail();
+    reconnect();
+    const frames = net.sockets.map((socket) => socket.sentOf("send"));
+    assert.deepEqual(frames.map((sent) => sent.length), [1, 1, 1]);
+    assert.deepEqual(frames[0], frames[2]);
+    net.socket.deliver({ type: "sent", id: frames[2][0].id, conversation: C, message: "u", reply: "r" });
+    assert.equal((await answer).reply, "r");
+    net.socket.fail();
+    reconnect();
+    assert.equal(net.socket.sentOf("send").length, 0);
+  });
+
+  test("given from a state listener is sent once", () => {
+    converse.listen("state", (state) => state === "open" && (conversation.send("hi"), converse.subscribe(OTHER)));
+    converse.connect();
+    net.socket.accept();
+    assert.deepEqual(net.socket.sent.map(({ type, conversation }) => [type, conversation]), [["subscribe", C], ["send", C], ["subscribe", OTHER]]);
+  });
+
+  test("too long for the server is given up, the others are not", async () => {
+    open();
+    const short = conversation.send("short");
+    const long = conversation.send("long".repeat(200_000));
+    net.socket.fail(1009);
+    await assert.rejects(long, { code: "too_large" });
+    reconnect();
+    const [frame, ...rest] = net.socket.sentOf("send");
+    assert.equal(frame.content, "short");
+    assert.deepEqual(rest, []);
+    net.socket.deliver({ type: "sent", id: frame.id, conversation: C, message: "u", reply: "r" });
+    await short;
+    net.socket.fail(1009); // with nothing asked
+    assert.equal(converse.state, "waiting");
+  });
+
+  test("stops a reply", async () => {
+    open();
+    const answer = conversation.stop(M);
+    const [frame] = net.socket.sentOf("stop");
+    assert.equal(frame.message, M);
+    net.socket.deliver({ type: "stopped", id: frame.id, message: M, status: "cancelled" });
+    assert.equal((await answer).status, "cancelled");
+  });
+});
+
+describe("a subscription", () => {
+  test("begins where it is told to", () => {
+    converse.subscribe(OTHER, { after: 17, epoch: "e7", presence: true });
+    converse.connect();
+    net.socket.accept();
+    assert.deepEqual(net.socket.sent, [
+      { type: "subscribe", conversation: C, id: 1 },
+      { type: "subscribe", conversation: OTHER, presence: true, after: 17, epoch: "e7", id: 2 },
+    ]);
+  });
+
+  test("is the same for all who ask", () => {
+    assert.equal(converse.subscribe(C), conversation);
+  });
+
+  test("can be refused", () => {
+    converse.connect();
+    net.socket.accept();
+    net.socket.deliver({ type: "error", id: 1, code: "not_found", reason: "There is no such conversation." });
+    assert.equal(events.length, 1);
+    assert.deepEqual([events[0][0], events[0][1].code], ["refused", "not_found"]);
+    net.socket.fail();
+    reconnect();
+    assert.deepEqual(net.socket.sent, []);
+  });
+
+  test("is asked for again when the server had no time", () => {
+    converse.connect();
+    net.socket.accept();
+    net.socket.deliver({ type: "error", id: 1, code: "rate_limited", reason: "Slowly." });
+    clock.advance(8_000);
+    assert.equal(net.socket.sentOf("subscribe").length, 2);
+    subscribed(snapshot(1, [created(1, { content: "there" })]));
+    assert.equal(text(), "there");
+  });
+
+  test("can be withdrawn", () => {
+    open();
+    net.socket.deliver({ type: "unsubscribed", conversation: C, code: "not_found", reason: "No longer yours." });
+    assert.deepEqual([events.at(-1)[0], events.at(-1)[1].reason], ["unsubscribed", "No longer yours."]);
+    net.socket.deliver(update(2, 1, "secret"));
+    assert.equal(text(), "");
+    net.socket.fail();
+    reconnect();
+    assert.deepEqual(net.socket.sent, []);
+  });
+
+  test("can be left", () => {
+    open();
+    conversation.leave();
+    assert.deepEqual(net.socket.sent.at(-1), { type: "unsubscribe", conversation: C });
+    net.socket.deliver({ type: "unsubscribed", conversation: C });
+    net.socket.deliver(update(2, 1, "late"));
+    assert.equal(text(), "");
+    assert.notEqual(converse.subscribe(C), conversation);
+  });
+});
+
+describe("typing", () => {
+  test("is told at most every two seconds", () => {
+    open();
+    for (let i = 0; i < 41; i++, clock.advance(100)) conversation.typing();
+    assert.equal(net.socket.sentOf("typing").length, 3);
+  });
+
+  test("of others is heard, with no offset to follow", () => {
+    open();
+    net.socket.deliver({ event: "Typing", data: { conversationId: C, user: { id: "u1", name: "Ann" } } });
+    assert.deepEqual(events.at(-1), ["Typing", { conversationId: C, user: { id: "u1", name: "Ann" } }]);
+    assert.equal(conversation.offset, 1);
+  });
+});
+
+test("listen() gives the way to stop listening", () => {
+  open();
+  const heard = [];
+  const stop = conversation.listen("StreamUpdate", ({ chunk }) => heard.push(chunk));
+  net.socket.deliver(update(2, 1, "a"));
+  stop();
+  net.socket.deliver(update(3, 2, "b"));
+  assert.deepEqual(heard, ["a"]);
+});
+
+test("the address is the page's own, with the right protocol", () => {
+  globalThis.location = { href: "https://example.org/chat/?x=1" };
+  assert.equal(new Converse({ WebSocket: net.WebSocket }).url, "wss://example.org/converse/ws/");
+  assert.equal(new Converse({ url: "/elsewhere/", WebSocket: net.WebSocket }).url, "wss://example.org/elsewhere/");
+  delete globalThis.location;
+});
