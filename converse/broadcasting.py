@@ -60,7 +60,7 @@ def _send_soon(messages: list[dict[str, Any]]) -> None:
 
 def _message(epoch: str, event: Event) -> dict[str, Any]:
     data = event.wire()
-    message = {"type": event.layer_type, "event": event.name, "epoch": epoch, "data": data}
+    message: dict[str, Any] = {"type": event.layer_type, "event": event.name, "epoch": epoch, "data": data}
     text = data.get("chunk") or data.get("content") or ""
     if len(text) * ESCAPED > settings.CONVERSE_EVENT_LIMIT and len(json.dumps(data)) > settings.CONVERSE_EVENT_LIMIT:
         message["data"] = {"conversationId": data["conversationId"], "offset": data["offset"]}
@@ -99,7 +99,7 @@ class _Publisher:
                 self.waiting.clear()
 
 
-async def _send(found: BaseChannelLayer, group: str, messages: Iterable[Mapping[str, Any]]) -> None:
+async def _send(found: BaseChannelLayer, group: str, messages: Iterable[dict[str, Any]]) -> None:
     for message in messages:
         await found.group_send(group, message)
 

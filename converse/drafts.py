@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from json import dumps
 from typing import Any, ClassVar, Protocol
 
 from django.template import Context, Template
@@ -34,6 +36,8 @@ class FromTemplate:
         return template.render(dict(self.context))
 
 
+NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # as JSON writes it
+
 Content = str | FromTemplate | Template | Renderable | None
 
 
@@ -52,15 +56,13 @@ class Draft:
         role = self.role or self.default_role
         if role not in Role.values:
             raise InvalidMessage(f"{role!r} is not one of {', '.join(Role.values)}", field="role")
-        if not isinstance(self.metadata, Mapping):
-            raise InvalidMessage(f"must be a mapping, not {type(self.metadata).__name__}", field="metadata")
+        object.__setattr__(self, "metadata", jsonable(self.metadata))
         object.__setattr__(self, "role", Role(role).value)
         object.__setattr__(self, "content", None if self.content is None else render(self.content))
 
     @property
     def text(self) -> str | None:
-        assert self.content is None or isinstance(self.content, str)
-        return self.content
+        return None if self.content is None else str(self.content)
 
 
 class UserMessage(Draft):
@@ -100,9 +102,9 @@ class ToolResultMessage(Draft):
 def render(content: Any) -> str:
     """Give content as text that every database can store; raise InvalidMessage for anything else."""
     if isinstance(content, str):
-        return checked(str(content))  # a template renders to a SafeString, whose marks stop here
+        return checked(content)
     if isinstance(content, Template):
-        return checked(str(content.render(Context(autoescape=False))))
+        return checked(content.render(Context(autoescape=False)))
     if hasattr(content, "render"):
         return checked(str(content.render()))
     raise InvalidMessage(f"must be text or a template, not {type(content).__name__}")
@@ -116,7 +118,23 @@ def checked(text: str) -> str:
         text.encode()
     except UnicodeEncodeError as exc:
         raise InvalidMessage("text with half a surrogate pair cannot be stored") from exc
-    return text
+    return "".join((text,))  # a template's SafeString becomes plain text: its promise does not hold here
+
+
+def jsonable(mapping: Any, field: str = "metadata") -> dict[str, Any]:
+    """Give a mapping as a dict that every database can store as JSON; raise InvalidMessage for any other."""
+    if mapping is None:
+        return {}
+    if not isinstance(mapping, Mapping):
+        raise InvalidMessage(f"must be a mapping, not {type(mapping).__name__}", field=field)
+    try:
+        text = dumps(dict(mapping), allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError) as exc:
+        raise InvalidMessage(f"must be JSON: {exc}", field=field) from exc
+    if NUL.search(text):
+        raise InvalidMessage("text with a NUL character cannot be stored", field=field)
+    return dict(mapping)
 
 
 def parse(item: Any) -> Draft:

@@ -15,7 +15,7 @@ def camel(name: str) -> str:
 
 
 @cache
-def wire_names(event: type[Event]) -> tuple[tuple[str, str, bool], ...]:
+def wire_names(event: Any) -> tuple[tuple[str, str, bool], ...]:
     """Give (attribute, key, whether null is left out) for each field of an event class."""
     return tuple((f.name, camel(f.name), f.metadata.get("optional", False)) for f in fields(event))
 

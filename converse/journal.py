@@ -60,7 +60,7 @@ class Writer:
     pending: list[Fragment] = field(default_factory=list)
     received: datetime | None = None  # when the first pending fragment came
     lost: Exception | None = None
-    on_lost: Callable[[], None] | None = None
+    on_lost: Callable[[], object] | None = None
     loop: asyncio.AbstractEventLoop | None = None
 
     def lose(self, reason: Exception) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from json import dumps
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.contrib.contenttypes.models import ContentType
 from django.db import connections, models
@@ -16,7 +16,9 @@ from django.utils import timezone
 
 from converse.choices import CLOSED, OPEN, Role, Status
 
-M = TypeVar("M", bound=models.Model)
+if TYPE_CHECKING:
+    from converse.models.conversations import Conversation  # noqa: F401 - named in quotes below
+    from converse.models.messages import Message, MessageChunk  # noqa: F401
 
 
 class Head(NamedTuple):
@@ -104,7 +106,8 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
             if connection.vendor == "postgresql":
                 cursor.execute(
                     f"UPDATE {table} SET last_offset = new.head, last_activity_at = %s "  # noqa: S608
-                    f"FROM (SELECT unnest(%s::bigint[]) AS id, unnest(%s::bigint[]) AS head) AS new WHERE {table}.id = new.id",
+                    "FROM unnest(%s::bigint[], %s::bigint[]) AS new (id, head) "
+                    f"WHERE {table}.id = new.id",
                     [column, list(heads), list(heads.values())],
                 )
                 return
@@ -201,7 +204,7 @@ class ChunkQuerySet(models.QuerySet["MessageChunk"]):
         """
         connection = connections[self.db]
         meta = self.model._meta
-        columns = ", ".join(connection.ops.quote_name(meta.get_field(field).column) for field in NewChunk._fields)
+        columns = ", ".join(connection.ops.quote_name(field) for field in NewChunk._fields)
         table = connection.ops.quote_name(meta.db_table)
         adapted = [
             (
@@ -231,11 +234,12 @@ class VisibleConversations(models.Manager.from_queryset(ConversationQuerySet)): 
     """Conversations that are not deleted."""
 
     def get_queryset(self) -> ConversationQuerySet:
-        return super().get_queryset().filter(deleted_at__isnull=True)
+        return ConversationQuerySet(self.model, using=self._db).filter(deleted_at__isnull=True)
 
 
 class VisibleMessages(models.Manager.from_queryset(MessageQuerySet)):  # type: ignore[misc]
     """Messages that are not deleted, nor is their conversation."""
 
     def get_queryset(self) -> MessageQuerySet:
-        return super().get_queryset().filter(deleted_at__isnull=True, conversation__deleted_at__isnull=True)
+        visible = MessageQuerySet(self.model, using=self._db)
+        return visible.filter(deleted_at__isnull=True, conversation__deleted_at__isnull=True)

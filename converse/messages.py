@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from converse import records
 from converse.choices import Role, Status
-from converse.drafts import Draft, parse_all
+from converse.drafts import Draft, jsonable, parse_all
 from converse.events import (
     ConversationCreated,
     ConversationDeleted,
@@ -49,7 +49,7 @@ def start(
     if len(title) > TITLE_LIMIT:
         raise InvalidMessage(f"may have {TITLE_LIMIT} characters, not {len(title)}", field="title")
     conversation = records.Conversation(
-        title=title, metadata=dict(metadata or {}), context=dict(context or {}), owner=owner
+        title=title, metadata=jsonable(metadata), context=jsonable(context, "context"), owner=owner
     )
     alias = database()
     with transaction.atomic(using=alias):
@@ -173,9 +173,10 @@ def update_metadata(message: Message, metadata: Mapping[str, Any]) -> None:
 
 def update(message: Message, *, metadata: Mapping[str, Any] | None = None, **fields: Any) -> None:
     """Change what is known about a message, and tell readers; keys of the metadata are merged."""
+    new = jsonable(metadata)
     with writing(message.conversation_id) as log:
         row = records.Message.all_objects.using(database()).select_related("reply_to").get(pk=message.pk)
-        row.metadata = {**row.metadata, **(metadata or {})}
+        row.metadata = {**row.metadata, **new}
         row.changed_offset = log.next()
         for name, value in fields.items():
             setattr(row, name, value)

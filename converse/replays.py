@@ -168,7 +168,7 @@ def _snapshot(conversation: Conversation, head: int) -> Snapshot:
 
 
 def _state(uuid: str, message: Message, rows: Sequence[Row] | None) -> dict[str, Any]:
-    """Give a message as it stood at the head, with its text and its parts; ``rows`` are an open one's chunks, packed."""
+    """Give a message as it stood at the head, with its text and parts; ``rows`` are an open one's packed chunks."""
     if rows is None:
         return message.event(MessageCreated, uuid, offset=message.offset).wire()
     parts = [_part(row) for row in sorted(rows, key=lambda row: row[4])]

@@ -227,7 +227,7 @@ def _claim(message_id: int) -> Message | None:
         return None
     with writing(found.conversation_id) as log:
         messages = records.Message.objects.using(database()).filter(conversation_id=found.conversation_id)
-        message = messages.pending().select_related("reply_to").filter(pk=message_id).first()
+        message: Message | None = messages.pending().select_related("reply_to").filter(pk=message_id).first()
         if message is None:
             return None
         if (
@@ -247,7 +247,7 @@ def _claim(message_id: int) -> Message | None:
 def prompt_for(message: Message) -> Prompt:
     """Put together what a provider is to see: the system prompt, then the turns that this reply answers.
 
-    Left out are messages that failed, are open, empty or deleted, and all but the latest of several replies to one turn.
+    Left out are messages that failed, are open, empty or deleted, and all but the latest of several replies to a turn.
     """
     before = records.Message.objects.using(database()).filter(
         conversation_id=message.conversation_id, offset__lt=message.offset
@@ -301,7 +301,7 @@ async def _answer(stream: Stream, alias: str, prompt: Prompt) -> None:
     clock = asyncio.get_running_loop().time
     deltas = get_provider(alias).astream(prompt)
     try:
-        async with aclosing(deltas), asyncio.timeout(idle) as limit:  # type: ignore[type-var]
+        async with aclosing(deltas), asyncio.timeout(idle) as limit:
             async for delta in deltas:
                 limit.reschedule(clock() + idle)
                 await _take(stream, delta)

@@ -6,4 +6,5 @@ from django.urls import path
 
 from converse.transports.websocket import websocket
 
-websocket_urlpatterns = [path("converse/ws/", websocket)]
+# URLRouter takes Django's paths to ASGI applications, which Django's own types do not know.
+websocket_urlpatterns = [path("converse/ws/", websocket)]  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ Run = Callable[[int], Coroutine[Any, Any, None]]
 
 
 class Runner(Protocol):
-    """What ``CONVERSE_RUNNER`` names: a class whose ``start`` sees to it that ``run(message_id)`` is awaited somewhere."""
+    """What ``CONVERSE_RUNNER`` names: its ``start`` sees to it that ``run(message_id)`` is awaited somewhere."""
 
     def start(self, run: Run, message_id: int) -> None: ...
 

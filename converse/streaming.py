@@ -17,7 +17,7 @@ from converse import journal, records
 from converse.choices import ChunkKind, ErrorType, Role, Status
 from converse.conf import settings
 from converse.deltas import ReasoningDelta, RefusalDelta, TextDelta, ToolCallDelta, Usage
-from converse.drafts import checked
+from converse.drafts import checked, jsonable
 from converse.events import MessageCancelled, MessageCompleted, MessageCreated, MessageFailed
 from converse.exceptions import PUBLIC_TEXTS, AnotherWriter, InvalidMessage, MessageClosed, ProviderError
 from converse.journal import Entry, Fragment, Writer
@@ -56,7 +56,7 @@ def open_message(
         offset=offset,
         changed_offset=offset,
         status=status,
-        metadata={"streamed": True, **(metadata or {})},
+        metadata={"streamed": True, **jsonable(metadata)},
         started_at=timezone.now() if status == Status.STREAMING else None,
         **fields,
     )
@@ -71,8 +71,8 @@ def open_message(
 class Stream:
     """An open message being written by this process.
 
-    Sync methods commit before they return. Async ones hand over to the journal: what was appended is committed, together
-    with that of all other streams, a moment later and published after it.
+    Sync methods commit before they return. Async ones hand over to the journal: what was appended is committed a moment
+    later, together with that of all other streams, and published after it.
     """
 
     def __init__(self, message: Message) -> None:
@@ -208,9 +208,7 @@ class Stream:
     async def __aenter__(self) -> Self:
         self._known = True
         self.writer.lease = settings.CONVERSE_LEASE
-        task = asyncio.current_task()
-        assert task
-        self.writer.on_lost = task.cancel
+        self.writer.on_lost = _task().cancel
         journal.current().watch(self.writer)
         return self
 
@@ -222,7 +220,7 @@ class Stream:
         if self.writer.lost:
             journal.current().release(self.writer)
             if isinstance(exc, asyncio.CancelledError):
-                _uncancel()
+                _task().uncancel()
                 raise self.writer.lost from None
             return
         closing = asyncio.ensure_future(self._aclose(_ending(exc), error=exc))
@@ -247,10 +245,10 @@ class Stream:
             return None
         self.touched = True
         key = piece.index if isinstance(piece, ToolCallDelta) else None
-        return Fragment(kind, self._part_of(kind, key), {**(metadata or {}), **facts} or None, text)
+        return Fragment(kind, self._part_of(kind, key), {**jsonable(metadata), **facts} or None, text)
 
     def _part_of(self, kind: str, key: Any = None) -> int:
-        """Number the parts: a change of kind begins a new one; the fragments of parallel tool calls find theirs again."""
+        """Number the parts: a change of kind begins a new one; fragments of a tool call find theirs again."""
         place = (kind, key)
         if place != self._place and (key is None or place not in self._parts):
             self._highest += 1
@@ -285,10 +283,11 @@ def _ending(exc: BaseException) -> Status:
     )
 
 
-def _uncancel() -> None:
+def _task() -> asyncio.Task[Any]:
     task = asyncio.current_task()
-    assert task
-    task.uncancel()
+    if task is None:
+        raise RuntimeError("An asynchronous stream is entered in a task.")
+    return task
 
 
 def close(message: Message, status: Status, **fields: Any) -> None:
@@ -310,11 +309,12 @@ def close_in(
     if_abandoned: bool = False,
     **fields: Any,
 ) -> None:
-    """Close an open message of a locked conversation, its content put together from its chunks; bring ``message`` up to date.
+    """Close an open message of a locked conversation, its content put together from its chunks, and refresh ``message``.
 
-    Raise MessageClosed when somebody else closed it first. With ``if_abandoned`` it counts as closed while its lease is good.
+    Raise MessageClosed when somebody else closed it first; with ``if_abandoned``, also while its lease is good.
     """
     alias = database()
+    given = jsonable(metadata)
     messages = records.Message.all_objects.using(alias).filter(pk=message.pk).open()
     if if_abandoned:
         messages = messages.abandoned()
@@ -328,10 +328,10 @@ def close_in(
     for name, value in fields.items():
         setattr(row, name, value)
     _assemble(row, alias)
-    _account(row, usage, metadata or {})
+    _account(row, usage, given)
     if error is not None and status == Status.FAILED:
         _blame(row, error, error_type, public_error)
-    row.metadata = {**row.metadata, **_metrics(row), **(metadata or {})}
+    row.metadata = {**row.metadata, **_metrics(row), **given}
     row.save(force_update=True, using=alias)
     for field in row._meta.concrete_fields:
         setattr(message, field.attname, getattr(row, field.attname))
@@ -398,15 +398,15 @@ def _blame(row: Message, error: str | BaseException, error_type: str, public_err
 def _metrics(row: Message) -> dict[str, Any]:
     """Give the stream's figures under the names that the original's documentation promised."""
     started = row.started_at or row.created_at
-    assert row.finished_at
-    duration = row.finished_at - started
+    finished = row.finished_at or timezone.now()
+    duration = finished - started
     total = None if row.input_tokens is None or row.output_tokens is None else row.input_tokens + row.output_tokens
     figures = {
         "stream_chunks": row.last_sequence,
         "stream_duration": round(duration.total_seconds(), 6),
         "stream_duration_ms": round(duration / timedelta(milliseconds=1)),
         "stream_started_at": started.isoformat(),
-        "stream_failed_at" if row.status == Status.FAILED else "stream_completed_at": row.finished_at.isoformat(),
+        "stream_failed_at" if row.status == Status.FAILED else "stream_completed_at": finished.isoformat(),
         "stream_first_chunk_ms": round((row.first_chunk_at - started) / timedelta(milliseconds=1), 3)
         if row.first_chunk_at
         else None,

@@ -15,7 +15,6 @@ from converse import records
 from converse.choices import Action
 from converse.conf import settings
 from converse.cursors import Cursor
-from converse.events import Replay
 from converse.hubs import Delivery, hub
 from converse.permissions import may
 from converse.presence import Member
@@ -28,7 +27,7 @@ ASIDES = 100  # events without an offset that wait for a reader; the oldest are 
 REASONS_TO_DOUBT = ("ConversationUpdated", "ConversationDeleted")  # a right may have been withdrawn
 
 
-class Withdrawn(Exception):  # noqa: N818 - it ends an iteration, as StopAsyncIteration does
+class Withdrawn(Exception):
     """The reader may not read this conversation any more, or it is gone."""
 
 
@@ -50,9 +49,10 @@ class Subscription:
         self.user = user
         self.name = name or uuid4().hex
         self.member = member
-        self._epoch = epoch
-        self._cursor: Cursor[Delivery] = Cursor(after or 0, settings.CONVERSE_WINDOW)
-        self._lost = after is None or epoch != conversation.epoch  # whether there is no cursor to go on from
+        self._epoch = conversation.epoch
+        # Whether there is no cursor to go on from.
+        self._lost = after is None or after > conversation.last_offset or epoch != conversation.epoch
+        self._cursor: Cursor[Delivery] = Cursor(0 if self._lost else after or 0, settings.CONVERSE_WINDOW)
         self._asides: deque[Delivery] = deque(maxlen=ASIDES)
         self._wake = asyncio.Event()
         self._checked = monotonic()
@@ -79,7 +79,7 @@ class Subscription:
 
     def hear(self, head: int, epoch: str) -> None:
         """Take in how far the log has come."""
-        self._lost = self._lost or epoch != self._epoch or head < self._cursor.offset
+        self._lost = self._lost or epoch != self._epoch
         self._cursor.hear(head)
         self._wake.set()
 
@@ -103,11 +103,12 @@ class Subscription:
         found = await hub().query(read, self.conversation_id, None if self._lost else self._cursor.offset, self._epoch)
         if found is None:
             raise Withdrawn
-        if isinstance(found, Replay):
+        if found.epoch == self._epoch:
             self._cursor.jump(found.offset)
         else:
-            self._lost, self._epoch = False, found.epoch
+            self._epoch = found.epoch
             self._cursor.reset(found.offset)
+        self._lost = False
         return Delivery.of(found)
 
     async def _authorise(self) -> None:
@@ -140,7 +141,7 @@ def subscribe(
     name: str = "",
     member: Member | None = None,
 ) -> Subscription:
-    """Follow a conversation: ``async with subscribe(conversation, after=17, epoch=…) as events: async for event in events``.
+    """Follow a conversation: ``async with subscribe(conversation, after=17, epoch="…") as events: async for …``.
 
     What is assembled from the events equals what is stored, whatever the channel layer loses. Without a cursor, or with
     one that cannot be honoured, the first is a snapshot. With a ``user`` the right to read is looked at again whenever

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from asgiref.sync import sync_to_async
 
@@ -10,7 +10,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def twin(function: Callable[P, R]) -> Callable[P, Awaitable[R]]:
+def twin(function: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
     """Make the asynchronous twin of a function or method that takes several statements: ``async_x = twin(x)``."""
 
     @wraps(function)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self, cast
 
 from converse.deltas import Delta, Finish, ReasoningDelta, RefusalDelta, TextDelta, ToolCallDelta, Usage
 from converse.exceptions import ProviderError
 from converse.providers import Prompt, PromptMessage, Provider
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 DIRECTORY = Path(__file__).resolve().parents[2] / "shared" / "recordings"
 MISSING = f"no recordings beside the checkout, in {Path(*DIRECTORY.parts[-2:])}"
@@ -114,7 +112,7 @@ class RecordingServer:
             await self._closed.wait()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._handlers.add(task := asyncio.current_task())
+        self._handlers.add(task := cast("asyncio.Task[None]", asyncio.current_task()))
         self.connections_open += 1
         self._closed.clear()
         try:
@@ -222,12 +220,12 @@ class Request:
 async def _request(reader: asyncio.StreamReader) -> Request | None:
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        line, *fields = head.strip().split("\r\n")
+        headers = {name.lower(): value for name, value in (field.split(": ", 1) for field in fields)}
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
     except asyncio.IncompleteReadError:
         return None
-    line, *fields = head.strip().split("\r\n")
-    headers = {name.lower(): value for name, value in (field.split(": ", 1) for field in fields)}
     method, path, _ = line.split(" ")
-    body = await reader.readexactly(int(headers.get("content-length", 0)))
     return Request(method=method, path=path, headers=headers, body=json.loads(body or b"null"))
 
 

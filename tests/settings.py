@@ -42,7 +42,13 @@ TEMPLATES = [
                 "django.contrib.messages.context_processors.messages",
             ]
         },
-    }
+    },
+    {
+        "BACKEND": "django.template.backends.dummy.TemplateStrings",
+        "DIRS": [Path(__file__).parent / "templates" / "strings"],
+        "APP_DIRS": False,
+        "OPTIONS": {},
+    },
 ]
 ROOT_URLCONF = "tests.urls"
 ASGI_APPLICATION = "tests.asgi.application"

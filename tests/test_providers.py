@@ -39,6 +39,7 @@ class GetProviderTests(SimpleTestCase):
         with pytest.raises(UnknownProvider, match=r"'claude'.*CONVERSE_PROVIDERS.*'default'"):
             get_provider("claude")
 
+    @override_settings(CONVERSE_PROVIDERS={})
     def test_without_any_configuration_the_error_says_where_it_belongs(self):
         with pytest.raises(UnknownProvider, match=r"'echo' in the setting CONVERSE_PROVIDERS, which has nothing"):
             get_provider("echo")

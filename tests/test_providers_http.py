@@ -195,6 +195,12 @@ class BrokenStreamTests(EverySDK):
                 heard = await listen(spoken.at(server))
             assert (heard.deltas, heard.error.type) == ([], ErrorType.TRUNCATED)
 
+    async def test_a_body_that_ends_inside_a_character_is_truncated(self):
+        for spoken in self.each():
+            async with RecordingServer(spoken.text + 'data: "ü'.encode()[:-1]) as server:
+                heard = await listen(spoken.at(server))
+            assert (heard.text, heard.error.type) == ("Hello", ErrorType.TRUNCATED)
+
     async def test_a_dropped_connection_keeps_what_came(self):
         for spoken in self.each():
             async with RecordingServer(spoken.text, drop=True) as server:

@@ -114,7 +114,7 @@ class ReadingTests(SimpleTestCase):
             said(reasoning="Hmm", reasoning_content="Hmm", reasoning_details=details, content=None),
             said(reasoning=".", reasoning_content=None, reasoning_details=[{"type": "reasoning.text", "text": "."}]),
             said(reasoning_details=[{"summary": " So"}, {"type": "reasoning.encrypted", "data": "x"}, {"text": "!"}]),
-            said(reasoning=" Right."),
+            said(reasoning=" Right.", reasoning_content={"no": "text"}),
             said(content="Yes"),
             STOP,
         )

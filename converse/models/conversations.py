@@ -40,7 +40,10 @@ class ConversationManager(VisibleConversations):
         metadata: Mapping[str, Any] | None = None,
         context: Mapping[str, Any] | None = None,
     ) -> Conversation:
-        """Start a conversation; its owner is a row of any model, or nobody. ``context`` may hold a ``system_prompt``."""
+        """Start a conversation of an owner, a row of any model, or of nobody.
+
+        ``context`` may hold a ``system_prompt``. Raise InvalidMessage for a title too long or data that is not JSON.
+        """
         return service.start(owner, title=title, metadata=metadata, context=context)
 
     async def astart(self, owner: models.Model | None = None, **kwargs: Any) -> Conversation:
@@ -169,26 +172,22 @@ class Conversation(models.Model):
 
     @property
     def last_message(self) -> Message | None:
-        return self._messages().order_by("-offset").first()
+        return service.visible(self).order_by("-offset").first()
 
     def recent_messages(self, count: int) -> list[Message]:
         """Give the last messages, oldest first, in one query."""
-        return list(self._messages().order_by("-offset")[:count])[::-1]
+        return list(service.visible(self).order_by("-offset")[:count])[::-1]
 
     def window(self, count: int) -> list[Message]:
         """Give the last messages and, before them, all system ones: what a provider is to see."""
         return service.window(self, count)
-
-    def _messages(self) -> Any:
-        return service.visible(self)
 
     arecent_messages = twin(recent_messages)
     awindow = twin(window)
 
     async def alast_message(self) -> Message | None:
         """See last_message."""
-        message: Message | None = await self._messages().order_by("-offset").afirst()
-        return message
+        return await service.visible(self).order_by("-offset").afirst()
 
     # Streaming.
 
@@ -230,8 +229,8 @@ class Conversation(models.Model):
     def reply(self, content: Content = None, **kwargs: Any) -> Message:
         """Add the user's turn, start a provider's reply to it, and give the reply at once, pending.
 
-        Keywords: ``provider`` (alias), ``model``, ``options`` (of the call, in the provider's words), ``metadata`` (of the
-        reply), ``external_id`` (of the user's turn: asked twice, the same reply comes back), ``policy``. Raise
+        Keywords: ``provider`` (alias), ``model``, ``options`` of the call in the provider's words, ``metadata`` of the
+        reply, ``external_id`` of the user's turn (asked twice, the same reply comes back), ``policy``. Raise
         ConversationBusy, UnknownProvider or InvalidMessage; then nothing is stored.
         """
         return replies.reply(self, content, **kwargs)
@@ -260,7 +259,7 @@ class Conversation(models.Model):
         """Change the title, and tell readers."""
         service.rename(self, title)
 
-    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+    def delete(self, using: Any = None, keep_parents: bool = False) -> tuple[int, dict[str, int]]:
         """Hide the conversation and its messages; open ones are stopped. ``restore()`` brings back what was visible."""
         return service.delete_conversation(self)
 
@@ -273,18 +272,22 @@ class Conversation(models.Model):
         return super().delete()
 
     arename = twin(rename)
-    adelete = twin(delete)
+
+    async def adelete(self, using: Any = None, keep_parents: bool = False) -> tuple[int, dict[str, int]]:
+        """See delete()."""
+        return await sync_to_async(self.delete)()
+
     arestore = twin(restore)
     apurge = twin(purge)
 
     # Sharing.
 
-    def share_with(self, user: models.Model, role: str = ParticipantRole.WRITE) -> ConversationParticipant:
+    def share_with(self, user: Any, role: str = ParticipantRole.WRITE) -> ConversationParticipant:
         """Let a user in, or change what they may do: ``read``, ``write`` or ``owner``."""
         participant, _created = self.participants.update_or_create(user=user, defaults={"role": ParticipantRole(role)})
         return participant
 
-    def unshare_with(self, user: models.Model) -> bool:
+    def unshare_with(self, user: Any) -> bool:
         """Take a user's right away; standing subscriptions of theirs end. Say whether they had any."""
         return self.participants.filter(user=user).delete()[0] > 0
 

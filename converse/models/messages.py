@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 from uuid import uuid4
 
+from asgiref.sync import sync_to_async
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
@@ -41,7 +42,7 @@ class Message(models.Model):
         blank=True,
         help_text=_("Private: only the keys of CONVERSE_PUBLIC_METADATA leave the server."),
     )
-    external_id = models.CharField(
+    external_id = models.CharField(  # noqa: DJ001 - unique where there is one
         _("external id"), max_length=100, null=True, blank=True, help_text=_("The client's own id for it.")
     )
     reply_to = models.ForeignKey(
@@ -178,7 +179,7 @@ class Message(models.Model):
         """Ask the provider again: start a sibling of this reply, its next attempt. This one stays as it is."""
         return replies.retry(self)
 
-    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+    def delete(self, using: Any = None, keep_parents: bool = False) -> tuple[int, dict[str, int]]:
         """Hide the message; an open one is stopped first. ``restore()`` brings it back."""
         return service.delete(self)
 
@@ -199,14 +200,18 @@ class Message(models.Model):
     afail_streaming = twin(fail_streaming)
     astop = twin(stop)
     aretry = twin(retry)
-    adelete = twin(delete)
+
+    async def adelete(self, using: Any = None, keep_parents: bool = False) -> tuple[int, dict[str, int]]:
+        """See delete()."""
+        return await sync_to_async(self.delete)()
+
     arestore = twin(restore)
     apurge = twin(purge)
     aupdate_metadata = twin(update_metadata)
 
     async def atext(self) -> str:
         """See text."""
-        return await twin(self.chunks.text)() if self.is_open else self.content
+        return await sync_to_async(self.chunks.text)() if self.is_open else self.content
 
     @staticmethod
     def public_parts(parts: list[dict[str, Any]]) -> list[dict[str, Any]] | None:

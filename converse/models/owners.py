@@ -45,7 +45,8 @@ class HasConversations(models.Model):
 
     def active_conversations(self) -> ConversationQuerySet:
         """Give this owner's conversations that are not deleted, the latest first."""
-        return Conversation.objects.for_owner(self).order_by("-last_activity_at")
+        owned: ConversationQuerySet = Conversation.objects.for_owner(self)
+        return owned.order_by("-last_activity_at")
 
     astart_conversation = twin(start_conversation)
     acontinue_conversation = twin(continue_conversation)

@@ -1,18 +1,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 from anthropic import APIConnectionError, APITimeoutError, AsyncAnthropic, AsyncStream, DefaultAsyncHttpxClient
 
 from converse.choices import FinishReason, Role
 from converse.deltas import Delta, Finish, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage
+from converse.providers.base import Prompt
 from converse.providers.http import HTTPProvider, Reading, certificates
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from converse.providers.base import Prompt
 
 ROLES: dict[str, str] = {
     Role.USER: "user",

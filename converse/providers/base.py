@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,5 +34,5 @@ class Provider(ABC):
     """
 
     @abstractmethod
-    def astream(self, prompt: Prompt) -> AsyncIterator[Delta]:
+    def astream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         """Yield the reply's deltas, a ``Finish`` among them; raise ProviderError when the service fails."""

@@ -2,14 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator
 
 from converse.choices import FinishReason, Role
 from converse.deltas import Delta, Finish, Started, TextDelta, Usage
 from converse.providers.base import Prompt, Provider
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 WORD = re.compile(r"\s*\S+|\s+")
 

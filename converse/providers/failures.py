@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx2
 
 from converse.choices import ErrorType
 from converse.exceptions import ProviderError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
 
 DETAIL_LIMIT = 2000  # characters
 
@@ -161,6 +159,9 @@ def _kind(exc: Exception, *, timeout: type[Exception], connection: type[Exceptio
         return ErrorType.TIMEOUT
     if isinstance(exc, (connection, httpx2.HTTPError)):
         return ErrorType.CONNECTION
+    if isinstance(exc, UnicodeDecodeError) and exc.reason == "unexpected end of data":
+        # The body ended inside a character, so before the event that would have told why.
+        return ErrorType.TRUNCATED
     if hasattr(exc, "body"):
         return error_type(getattr(exc, "status_code", None), exc.body)
     return ErrorType.SERVER if opened else _by_word(f"{type(exc).__name__}: {exc}".lower(), ErrorType.INVALID)

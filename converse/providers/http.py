@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import ssl
 from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import httpx2
 
 from converse.choices import ErrorType
+from converse.deltas import Delta, Finish
 from converse.exceptions import ProviderError
 from converse.providers.base import Prompt, Provider
 from converse.providers.failures import failure, harmless, request_id, secrets_of
 
-if TYPE_CHECKING:
-    import ssl
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-
-    from converse.deltas import Delta, Finish
-
 CONNECT_TIMEOUT = 5.0  # seconds
 
 # After its finish reason a reply is whole: what such an error cuts off is at most its token counts.
-BROKEN_OFF = (ErrorType.TIMEOUT, ErrorType.CONNECTION)
+BROKEN_OFF = (ErrorType.TIMEOUT, ErrorType.CONNECTION, ErrorType.TRUNCATED)
 
 
 class EventStream(AbstractAsyncContextManager["EventStream"], Protocol):

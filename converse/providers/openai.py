@@ -1,19 +1,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 from openai import APIConnectionError, APITimeoutError, AsyncOpenAI, AsyncStream, DefaultAsyncHttpxClient
 
 from converse.choices import ErrorType, FinishReason, Role
 from converse.deltas import Delta, Finish, ReasoningDelta, RefusalDelta, Started, TextDelta, ToolCallDelta, Usage
 from converse.exceptions import ProviderError
+from converse.providers.base import Prompt
 from converse.providers.http import HTTPProvider, Reading, certificates
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from converse.providers.base import Prompt
 
 ROLES: dict[str, str] = {
     Role.SYSTEM: "system",

@@ -15,21 +15,20 @@ from uuid import UUID, uuid4
 from channels.db import database_sync_to_async
 from channels.security.websocket import OriginValidator
 from django.conf import settings as django_settings
-from django.core.exceptions import ObjectDoesNotExist
 
-from converse import records
 from converse.broadcasting import publish
 from converse.choices import Action
 from converse.conf import settings
 from converse.events import Typing
-from converse.exceptions import ConversationBusy, InvalidMessage, UnknownProvider
 from converse.models import Conversation, Message
 from converse.permissions import find
 from converse.presence import describe
 from converse.subscriptions import Subscription, Withdrawn, subscribe
+from converse.transports.frames import Budget, Flood, Refused, explain, number_of, parse, text_of
 
 logger = logging.getLogger(__name__)
 
+Frame = dict[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -37,36 +36,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 TYPING_INTERVAL = 2.0  # seconds between two passed on
 CHEAP = 10  # acknowledgements and pings may come this many times as often as other frames
 WITHDRAWN = "There is no such conversation any more."
-UNAUTHENTICATED, FOREIGN_ORIGIN, TOO_SLOW, TOO_MANY, TOO_LARGE = 4401, 4403, 4408, 4429, 1009
-
-
-class Refused(Exception):  # noqa: N818 - a command's answer, not a fault
-    """A command that is not carried out; becomes an error frame."""
-
-    def __init__(self, code: str, reason: str, field: str = "") -> None:
-        super().__init__(reason)
-        self.frame = {"type": "error", "code": code, "reason": reason, **({"field": field} if field else {})}
-
-
-class Flood(Exception):  # noqa: N818 - ends the socket
-    """More frames than ``CONVERSE_FRAME_RATE`` allows."""
-
-
-class Budget:
-    """A bucket of tokens: so many frames a second, and a second's worth at once."""
-
-    def __init__(self, rate: float) -> None:
-        self.rate = rate
-        self.tokens = rate
-        self.at = monotonic()
-
-    def spend(self) -> None:
-        now = monotonic()
-        self.tokens = min(self.rate, self.tokens + (now - self.at) * self.rate)
-        self.at = now
-        if self.tokens < 1:
-            raise Flood
-        self.tokens -= 1
+UNAUTHENTICATED, FOREIGN_ORIGIN, TOO_SLOW, TOO_MANY = 4401, 4403, 4408, 4429
+NOT_TEXT, TOO_LARGE, FAILED = 1003, 1009, 1011
 
 
 class Feed:
@@ -75,21 +46,26 @@ class Feed:
     def __init__(self, socket: Socket, subscription: Subscription) -> None:
         self.socket = socket
         self.subscription = subscription
-        self.task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._sent: deque[tuple[int, int]] = deque()  # offset, bytes
         self._unread = 0
         self._room = asyncio.Event()
-        self._room.set()
+
+    def start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+
+    async def end(self) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait([self._task])
 
     def acknowledge(self, offset: int) -> None:
+        """Learn that the reader has taken everything up to an offset."""
         while self._sent and self._sent[0][0] <= offset:
             self._unread -= self._sent.popleft()[1]
         if self._unread <= settings.CONVERSE_WINDOW:
             self._room.set()
-
-    def start(self) -> None:
-        if self.task is None:
-            self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
         try:
@@ -101,14 +77,13 @@ class Feed:
         except Withdrawn:
             uuid = self.subscription.uuid
             self.socket.feeds.pop(uuid, None)
-            await self.socket.send(
-                {"type": "unsubscribed", "conversation": uuid, "code": "not_found", "reason": WITHDRAWN}
-            )
+            withdrawn = {"type": "unsubscribed", "conversation": uuid, "code": "not_found", "reason": WITHDRAWN}
+            await self.socket.send(withdrawn)
         except TimeoutError:
             await self.socket.close(TOO_SLOW)
         except Exception:
-            logger.exception("A subscription failed")
-            await self.socket.close(1011)
+            logger.exception("A subscription failed.")
+            await self.socket.close(FAILED)
 
     async def _count(self, offset: int, size: int) -> None:
         self._sent.append((offset, size))
@@ -118,18 +93,13 @@ class Feed:
             async with asyncio.timeout(settings.CONVERSE_ACK_TIMEOUT):
                 await self._room.wait()
 
-    async def end(self) -> None:
-        if self.task:
-            self.task.cancel()
-            await asyncio.wait([self.task])
-
 
 class Socket:
-    """One accepted websocket."""
+    """One accepted websocket of a signed-in user."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.user = scope.get("user")
-        self.id = uuid4().hex
+    def __init__(self, user: Any, receive: Receive, send: Send) -> None:
+        self.user = user
+        self.name = uuid4().hex
         self.feeds: dict[str, Feed] = {}
         self._receive = receive
         self._send = send
@@ -140,20 +110,21 @@ class Socket:
         self._typed: dict[str, float] = {}
 
     async def run(self) -> None:
+        """Answer the client's commands until the socket ends."""
         try:
             while not self._closed:
                 message = await self._receive()
                 if message["type"] == "websocket.disconnect":
                     self._closed = True
-                    return
-                await self._handle(message)
+                else:
+                    await self._handle(message.get("text"))
         except Flood:
             await self.close(TOO_MANY)
         finally:
             for feed in list(self.feeds.values()):
                 await feed.end()
 
-    async def send(self, frame: dict[str, Any]) -> None:
+    async def send(self, frame: Frame) -> None:
         await self.send_text(json.dumps(frame, separators=(",", ":")))
 
     async def send_text(self, text: str) -> None:
@@ -167,128 +138,97 @@ class Socket:
                 self._closed = True
                 await self._send({"type": "websocket.close", "code": code})
 
-    async def _handle(self, message: MutableMapping[str, Any]) -> None:
-        text = message.get("text")
+    async def _handle(self, text: str | None) -> None:
         if text is None or len(text) > settings.CONVERSE_FRAME_LIMIT:
-            await self.close(TOO_LARGE if text else 1003)
+            await self.close(NOT_TEXT if text is None else TOO_LARGE)
             return
-        frame: Any = None
+        frame: Frame = {}
         try:
-            frame = _parse(text)
+            frame = parse(text)
             answer = await self._command(frame)
-        except Refused as exc:
-            answer = exc.frame
-        except ObjectDoesNotExist:
-            answer = Refused("not_found", "There is no such conversation or message.").frame
-        except ConversationBusy as exc:
-            answer = Refused("busy", str(exc), "conversation").frame
-        except UnknownProvider as exc:
-            answer = Refused("invalid", str(exc), "provider").frame
-        except InvalidMessage as exc:
-            answer = Refused("invalid", exc.reason, exc.field).frame
         except Flood:
             raise
-        except Exception:
-            logger.exception("A command failed")
-            answer = Refused("server_error", "The server had a failure.").frame
+        except Exception as exc:
+            answer = self._excuse(exc)
         if answer is not None:
-            known = frame.get("id") if isinstance(frame, dict) else None
-            await self.send({**answer, **({} if known is None else {"id": known})})
+            await self.send({**answer, **({"id": frame["id"]} if "id" in frame else {})})
         for feed in self.feeds.values():  # a new one begins after its answer
             feed.start()
 
-    async def _command(self, frame: dict[str, Any]) -> dict[str, Any] | None:
+    def _excuse(self, exc: Exception) -> Frame:
+        refused = explain(exc)
+        if refused is None:
+            logger.error("A command failed.", exc_info=exc)
+            refused = Refused("server_error", "The server had a failure.")
+        return refused.frame
+
+    async def _command(self, frame: Frame) -> Frame | None:
         kind = frame.get("type")
         (self._cheap if kind in ("ack", "ping") else self._budget).spend()
         command = COMMANDS.get(kind) if isinstance(kind, str) else None
         if command is None:
-            raise Refused("unknown_type", f"type must be one of {', '.join(COMMANDS)}", "type")
+            raise Refused("unknown_type", f"must be one of {', '.join(COMMANDS)}", "type")
         return await command(self, frame)
 
-    async def subscribe(self, frame: dict[str, Any]) -> dict[str, Any]:
+    async def subscribe(self, frame: Frame) -> Frame:
         conversation = await self._find(frame, Action.READ)
         uuid = str(conversation.uuid)
-        after = _number(frame, "after")
+        after = number_of(frame, "after")
+        epoch = text_of(frame, "epoch", required=False)
         if uuid not in self.feeds and len(self.feeds) >= settings.CONVERSE_SUBSCRIPTION_LIMIT:
-            raise Refused(
-                "too_many_subscriptions", f"A socket may follow {settings.CONVERSE_SUBSCRIPTION_LIMIT} conversations."
-            )
+            raise Refused("too_many_subscriptions", f"may follow {settings.CONVERSE_SUBSCRIPTION_LIMIT} conversations")
         if former := self.feeds.pop(uuid, None):
             await former.end()
-        subscription = subscribe(
-            conversation,
-            self.user,
-            after=after,
-            epoch=_text(frame, "epoch", required=False) or None,
-            name=self.id,
-            member=describe(self.user) if frame.get("presence") is True else None,
-        )
+        member = describe(self.user) if frame.get("presence") is True else None
+        subscription = subscribe(conversation, self.user, after=after, epoch=epoch, name=self.name, member=member)
         self.feeds[uuid] = Feed(self, subscription)
-        return {
-            "type": "subscribed",
-            "conversation": uuid,
-            "epoch": conversation.epoch,
-            "head": conversation.last_offset,
-        }
+        head = {"epoch": conversation.epoch, "head": conversation.last_offset}
+        return {"type": "subscribed", "conversation": uuid, **head}
 
-    async def unsubscribe(self, frame: dict[str, Any]) -> dict[str, Any]:
-        uuid = _text(frame, "conversation")
+    async def unsubscribe(self, frame: Frame) -> Frame:
+        uuid = text_of(frame, "conversation").lower()
         if feed := self.feeds.pop(uuid, None):
             await feed.end()
         return {"type": "unsubscribed", "conversation": uuid}
 
-    async def message(self, frame: dict[str, Any]) -> dict[str, Any]:
+    async def message(self, frame: Frame) -> Frame:
         conversation = await self._find(frame, Action.WRITE)
-        content = _text(frame, "content")
-        if len(content) > settings.CONVERSE_MESSAGE_LIMIT:
-            raise Refused("invalid", f"may have {settings.CONVERSE_MESSAGE_LIMIT} characters", "content")
-        reply = await database_sync_to_async(conversation.reply)(
-            content,
-            external_id=_text(frame, "clientId", required=False, limit=100) or None,
-            provider=_text(frame, "provider", required=False),
-            policy=_text(frame, "policy", required=False),
+        message, reply = await database_sync_to_async(_reply)(
+            conversation,
+            text_of(frame, "content", limit=settings.CONVERSE_MESSAGE_LIMIT),
+            external_id=text_of(frame, "clientId", required=False, limit=100) or None,
+            provider=text_of(frame, "provider", required=False),
+            policy=text_of(frame, "policy", required=False),
         )
-        return {
-            "type": "sent",
-            "conversation": str(conversation.uuid),
-            "message": str(reply.reply_to.uuid),
-            "reply": str(reply.uuid),
-        }
+        return {"type": "sent", "conversation": str(conversation.uuid), "message": message, "reply": reply}
 
-    async def stop(self, frame: dict[str, Any]) -> dict[str, Any]:
-        message = await database_sync_to_async(_stop)(self.user, _text(frame, "message"))
+    async def stop(self, frame: Frame) -> Frame:
+        message = await database_sync_to_async(_stop)(self.user, text_of(frame, "message"))
         return {"type": "stopped", "message": str(message.uuid), "status": str(message.status)}
 
-    async def typing(self, frame: dict[str, Any]) -> None:
+    async def typing(self, frame: Frame) -> None:
         conversation = await self._find(frame, Action.WRITE)
         uuid = str(conversation.uuid)
         if monotonic() - self._typed.get(uuid, -TYPING_INTERVAL) >= TYPING_INTERVAL:
             self._typed[uuid] = monotonic()
-            publish(conversation.epoch, [Typing(conversation_id=uuid, user=describe(self.user))], origin=self.id)
+            publish(conversation.epoch, [Typing(conversation_id=uuid, user=describe(self.user))], origin=self.name)
 
-    async def acknowledge(self, frame: dict[str, Any]) -> None:
-        feed = self.feeds.get(_text(frame, "conversation"))
-        if feed:
-            feed.acknowledge(_number(frame, "offset") or 0)
+    async def acknowledge(self, frame: Frame) -> None:
+        offset = number_of(frame, "offset")
+        if offset is None:
+            raise Refused("invalid", "is missing", "offset")
+        if feed := self.feeds.get(text_of(frame, "conversation").lower()):
+            feed.acknowledge(offset)
 
-    async def ping(self, frame: dict[str, Any]) -> dict[str, Any]:
+    async def ping(self, frame: Frame) -> Frame:
         return {"type": "pong"}
 
-    async def _find(self, frame: dict[str, Any], action: Action) -> Conversation:
-        return await database_sync_to_async(find)(self.user, _text(frame, "conversation"), action)
+    async def _find(self, frame: Frame, action: Action) -> Conversation:
+        found: Conversation = await database_sync_to_async(find)(self.user, text_of(frame, "conversation"), action)
+        return found
 
 
-def _stop(user: Any, uuid: str) -> Message:
-    try:
-        message = records.Message.objects.get(uuid=UUID(uuid))
-    except ValueError:
-        raise records.Message.DoesNotExist from None
-    find(user, message.conversation.uuid, Action.WRITE)
-    message.stop()
-    return message
-
-
-COMMANDS: dict[str, Callable[[Socket, dict[str, Any]], Awaitable[dict[str, Any] | None]]] = {
+COMMANDS: dict[str, Callable[[Socket, Frame], Awaitable[Frame | None]]] = {
     "subscribe": Socket.subscribe,
     "unsubscribe": Socket.unsubscribe,
     "send": Socket.message,
@@ -299,45 +239,30 @@ COMMANDS: dict[str, Callable[[Socket, dict[str, Any]], Awaitable[dict[str, Any] 
 }
 
 
-def _parse(text: str) -> dict[str, Any]:
+def _reply(conversation: Conversation, content: str, **kwargs: Any) -> tuple[str, str]:
+    reply = conversation.reply(content, **kwargs)
+    return str(reply.reply_to.uuid) if reply.reply_to else "", str(reply.uuid)
+
+
+def _stop(user: Any, uuid: str) -> Message:
     try:
-        frame = json.loads(text)
+        message: Message = Message.objects.get(uuid=UUID(uuid))
     except ValueError:
-        raise Refused("bad_frame", "A frame must be JSON.") from None
-    if not isinstance(frame, dict):
-        raise Refused("bad_frame", "A frame must be a JSON object.")
-    return frame
-
-
-def _text(frame: dict[str, Any], field: str, *, required: bool = True, limit: int | None = None) -> str:
-    value = frame.get(field)
-    if value is None and not required:
-        return ""
-    if not isinstance(value, str):
-        raise Refused("invalid", "must be a string", field)
-    if limit and len(value) > limit:
-        raise Refused("invalid", f"may have {limit} characters", field)
-    return value
-
-
-def _number(frame: dict[str, Any], field: str) -> int | None:
-    value = frame.get(field)
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-        raise Refused("invalid", "must be a whole number, 0 or more", field)
-    return value
+        raise Message.DoesNotExist from None
+    find(user, message.conversation.uuid, Action.WRITE)
+    message.stop()
+    return message
 
 
 def origin_allowed(scope: Scope) -> bool:
     """Say whether a browser's page may open this socket: one of ours, or one that the settings name."""
-    hosts = list(django_settings.ALLOWED_HOSTS) or (
-        ["localhost", "127.0.0.1", "[::1]"] if django_settings.DEBUG else []
-    )
-    validator = OriginValidator(None, [*hosts, *settings.CONVERSE_ALLOWED_ORIGINS])
+    local = ["localhost", "127.0.0.1", "[::1]"] if django_settings.DEBUG else []
+    allowed = [*(django_settings.ALLOWED_HOSTS or local), *settings.CONVERSE_ALLOWED_ORIGINS]
     origin = dict(scope.get("headers", [])).get(b"origin", b"").decode("latin-1")
-    return bool(validator.valid_origin(urlparse(origin) if origin else None))
+    return bool(OriginValidator(websocket, allowed).valid_origin(urlparse(origin) if origin else None))
 
 
-async def websocket(scope: Scope, receive: Receive, send: Send) -> None:
+async def websocket(scope: Any, receive: Any, send: Any) -> None:
     """Serve one websocket: the ASGI application that ``converse.routing`` mounts."""
     await receive()
     await send({"type": "websocket.accept"})
@@ -347,4 +272,4 @@ async def websocket(scope: Scope, receive: Receive, send: Send) -> None:
     elif user is None or not user.is_authenticated:
         await send({"type": "websocket.close", "code": UNAUTHENTICATED})
     else:
-        await Socket(scope, receive, send).run()
+        await Socket(user, receive, send).run()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 
 
 def main(file: str) -> None:
@@ -16,12 +17,15 @@ def main(file: str) -> None:
 
     params = xllamacpp.CommonParams()
     params.model.path = file
-    params.api_keys = {os.environ["MODEL_SERVER_KEY"]}
+    params.model_alias = {Path(file).stem.split(".")[0]}
+    params.api_keys = [os.environ["MODEL_SERVER_KEY"]]
     params.ui = False
     params.n_ctx = 8192
     params.n_parallel = 4
     params.kv_unified = True  # whoever is alone has all of the context
     params.n_predict = 1024
+    # Its threads wait for one another by spinning: one core too many, taken by somebody else, and all stand still.
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = min(4, max(1, (os.cpu_count() or 1) - 1))
     params.sampling.temp = 0.4
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)  # noqa: T201 - this is how the parent learns it

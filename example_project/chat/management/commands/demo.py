@@ -12,6 +12,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.management import BaseCommand, CommandError, CommandParser, call_command
 
+from converse.models import Message
 from example_project.asgi import application
 from example_project.chat.local_model import LocalModel, Unavailable
 from example_project.kept import kept
@@ -43,6 +44,8 @@ class Command(BaseCommand):
             self.choose(provider, model)
             self.serve(port, password)
         finally:
+            for message in Message.objects.open():
+                message.stop()
             model.stop()
 
     def check_port(self, port: int) -> None:

@@ -1,0 +1,88 @@
+"""What clients send: read it, bound it, and say clearly what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from time import monotonic
+from typing import Any
+
+from django.core.exceptions import ObjectDoesNotExist
+
+from converse.exceptions import ConversationBusy, InvalidMessage, UnknownProvider
+
+
+class Refused(Exception):
+    """A command that is not carried out; becomes an error frame."""
+
+    def __init__(self, code: str, reason: str, field: str = "") -> None:
+        super().__init__(reason)
+        self.frame = {"type": "error", "code": code, "reason": reason, **({"field": field} if field else {})}
+
+
+class Flood(Exception):
+    """More frames than ``CONVERSE_FRAME_RATE`` allows."""
+
+
+class Budget:
+    """A bucket of tokens: so many frames a second, and a second's worth at once."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.tokens = rate
+        self.at = monotonic()
+
+    def spend(self) -> None:
+        """Take one token; raise Flood when there is none."""
+        now = monotonic()
+        self.tokens = min(self.rate, self.tokens + (now - self.at) * self.rate)
+        self.at = now
+        if self.tokens < 1:
+            raise Flood
+        self.tokens -= 1
+
+
+def explain(exc: Exception) -> Refused | None:
+    """Put an exception of ours into a client's words; None for a fault that is not the client's."""
+    match exc:
+        case Refused():
+            return exc
+        case ObjectDoesNotExist():
+            return Refused("not_found", "There is no such conversation or message.")
+        case ConversationBusy():
+            return Refused("busy", str(exc), "conversation")
+        case UnknownProvider():
+            return Refused("invalid", "There is no such provider.", "provider")
+        case InvalidMessage():
+            return Refused("invalid", exc.reason, exc.field)
+    return None
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Read a frame; raise Refused unless it is a JSON object."""
+    try:
+        frame = json.loads(text)
+    except (ValueError, RecursionError):
+        raise Refused("bad_frame", "A frame must be JSON.") from None
+    if not isinstance(frame, dict):
+        raise Refused("bad_frame", "A frame must be a JSON object.")
+    return frame
+
+
+def text_of(frame: dict[str, Any], field: str, *, required: bool = True, limit: int | None = None) -> str:
+    """Give a field that must be text; raise Refused otherwise."""
+    value = frame.get(field)
+    if value is None and not required:
+        return ""
+    if not isinstance(value, str):
+        raise Refused("invalid", "must be a string", field)
+    if limit and len(value) > limit:
+        raise Refused("invalid", f"may have {limit} characters, not {len(value)}", field)
+    return value
+
+
+def number_of(frame: dict[str, Any], field: str) -> int | None:
+    """Give a field that must be a whole number, or None where it is missing; raise Refused otherwise."""
+    value = frame.get(field)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise Refused("invalid", "must be a whole number, 0 or more", field)
+    return value

@@ -1,0 +1,1 @@
+"""How fast Converse is, as ratios measured side by side: ``python -m tests.benchmarks``."""

@@ -1,0 +1,38 @@
+"""The recommended channel layer, and what it was given to publish."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, ClassVar, NamedTuple
+
+from channels_redis.pubsub import RedisPubSubChannelLayer
+
+
+class Published(NamedTuple):
+    """A chunk that went out."""
+
+    message_id: str
+    text: str
+    began: float  # monotonic seconds
+    ended: float
+
+
+class ObservedLayer(RedisPubSubChannelLayer):
+    """Notes every chunk that was published in this process, with the time."""
+
+    published: ClassVar[list[Published]] = []
+    characters: ClassVar[int] = 0
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        began = time.monotonic()
+        await self._get_layer().group_send(group, message)
+        data = message.get("data", {})
+        if "chunk" in data:
+            self.published.append(Published(data["messageId"], data["chunk"], began, time.monotonic()))
+            ObservedLayer.characters += len(data["chunk"])
+
+    @classmethod
+    def forget(cls) -> None:
+        """Begin to count anew."""
+        cls.published.clear()
+        cls.characters = 0
