@@ -214,20 +214,21 @@ class Stream:
 
     async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> None:
         self.writer.on_lost = None
-        if exc is None:
+        lost = self.writer.lost
+        if isinstance(lost, MessageClosed | AnotherWriter):
+            journal.current().release(self.writer)  # the message is somebody else's now
+        elif error := lost or exc:
+            closing = asyncio.ensure_future(self._aclose(_ending(error), error=error))
+            try:
+                await asyncio.shield(closing)
+            except MessageClosed:
+                pass
+        else:
             await self._aclose(Status.COMPLETED)
-            return
-        if self.writer.lost:
-            journal.current().release(self.writer)
-            if isinstance(exc, asyncio.CancelledError):
+        if lost and (exc is None or isinstance(exc, asyncio.CancelledError)):
+            if exc:
                 _task().uncancel()
-                raise self.writer.lost from None
-            return
-        closing = asyncio.ensure_future(self._aclose(_ending(exc), error=exc))
-        try:
-            await asyncio.shield(closing)
-        except MessageClosed:
-            pass
+            raise lost
 
     def _learn(self) -> None:
         """Find out how far the message has come; somebody else may have begun it."""
@@ -327,7 +328,7 @@ def close_in(
     row.lease_expires_at = None
     for name, value in fields.items():
         setattr(row, name, value)
-    _assemble(row, alias)
+    assemble(row, alias)
     _account(row, usage, given)
     if error is not None and status == Status.FAILED:
         _blame(row, error, error_type, public_error)
@@ -340,7 +341,8 @@ def close_in(
     transaction.on_commit(partial(journal.closed, row.pk), using=alias)
 
 
-def _assemble(row: Message, alias: str) -> None:
+def assemble(row: Message, alias: str) -> None:
+    """Put a message's parts and content together from its chunks; the row itself is not written."""
     chunks = records.MessageChunk.objects.using(alias).filter(message_id=row.pk).order_by("sequence")
     parts: dict[int, dict[str, Any]] = {}
     texts: dict[int, list[str]] = {}

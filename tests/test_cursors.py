@@ -67,7 +67,9 @@ class CursorTests(SimpleTestCase):
         drain(cursor, table, seen, 1000)
         assert seen == list(range(start + 1, table.length + 1))
 
-    @given(offsets=st.lists(st.integers(1, 50)), limit=st.integers(0, 20), sizes=st.lists(st.integers(1, 9), min_size=50))
+    @given(
+        offsets=st.lists(st.integers(1, 50)), limit=st.integers(0, 20), sizes=st.lists(st.integers(1, 9), min_size=50)
+    )
     def test_what_waits_for_a_slow_reader_is_bounded(self, offsets, limit, sizes):
         cursor: Cursor[int] = Cursor(0, limit)
         for offset, size in zip(offsets, sizes, strict=False):

@@ -42,7 +42,12 @@ class AddingTests(TestCase):
     def test_direct_calls_give_the_message(self):
         for role in ROLES:
             message = getattr(self.conversation, f"create_{role}_message")("Hi", {"n": 1})
-            assert (message.role, message.content, message.metadata, message.is_completed) == (role, "Hi", {"n": 1}, True)
+            assert (message.role, message.content, message.metadata, message.is_completed) == (
+                role,
+                "Hi",
+                {"n": 1},
+                True,
+            )
 
     async def test_both_styles_have_asynchronous_twins(self):
         for role in ROLES:
@@ -115,7 +120,10 @@ class AddingTests(TestCase):
             assert type(message.content) is str
 
     def test_a_template_of_another_engine_does_as_well(self):
-        assert self.conversation.create_user_message(FromTemplate("prompt.dollar", {"name": "Ada"})).content == "Hello Ada!"
+        assert (
+            self.conversation.create_user_message(FromTemplate("prompt.dollar", {"name": "Ada"})).content
+            == "Hello Ada!"
+        )
 
     def test_a_value_object_knows_its_role_and_cannot_change(self):
         draft = ToolCallMessage("x")
@@ -266,7 +274,11 @@ class HidingTests(TestCase):
 
     def test_a_deletion_and_a_restoration_are_told(self):
         told = []
-        for signal, name in ((message_deleted, "deleted"), (message_updated, "updated"), (conversation_updated, "renamed")):
+        for signal, name in (
+            (message_deleted, "deleted"),
+            (message_updated, "updated"),
+            (conversation_updated, "renamed"),
+        ):
             receiver = lambda name=name, **kwargs: told.append(name)  # noqa: E731
             signal.connect(receiver, weak=False, dispatch_uid=name)
             self.addCleanup(signal.disconnect, dispatch_uid=name)

@@ -23,7 +23,11 @@ class OwnerTests(TestCase):
             found = owner.continue_conversation(conversation.uuid)
             assert found == conversation
             assert found.owner == owner
-            assert (found.title, found.metadata, found.context) == ("Plans", {"topic": 1}, {"system_prompt": "Be brief."})
+            assert (found.title, found.metadata, found.context) == (
+                "Plans",
+                {"topic": 1},
+                {"system_prompt": "Be brief."},
+            )
             assert list(owner.conversations.all()) == [conversation]
 
     async def test_the_same_goes_asynchronously(self):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from converse.choices import FinishReason, Role
 from converse.deltas import Delta, Finish, Started, TextDelta, Usage
@@ -18,7 +18,7 @@ class EchoProvider(Provider):
         self.model = model
         self.delay = delay  # seconds before each word
 
-    async def astream(self, prompt: Prompt) -> AsyncIterator[Delta]:
+    async def astream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         words = WORD.findall(_last_words(prompt))
         yield Started(model=prompt.model or self.model)
         for word in words:

@@ -78,7 +78,7 @@ class HTTPProvider(Provider):
     async def send(self, client: Any, prompt: Prompt) -> EventStream:
         """Ask for a stream of events and return it once the service has accepted."""
 
-    async def astream(self, prompt: Prompt) -> AsyncIterator[Delta]:
+    async def astream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         reading, error = self.reading(), None
         async with aclosing(self._read(prompt, reading)) as deltas:
             try:

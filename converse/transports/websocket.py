@@ -128,15 +128,20 @@ class Socket:
         await self.send_text(json.dumps(frame, separators=(",", ":")))
 
     async def send_text(self, text: str) -> None:
-        async with self._sending:
-            if not self._closed:
-                await self._send({"type": "websocket.send", "text": text})
+        await self._pass_on({"type": "websocket.send", "text": text})
 
     async def close(self, code: int) -> None:
+        await self._pass_on({"type": "websocket.close", "code": code}, last=True)
+
+    async def _pass_on(self, message: dict[str, Any], *, last: bool = False) -> None:
         async with self._sending:
-            if not self._closed:
+            if self._closed:
+                return
+            self._closed = last
+            try:
+                await self._send(message)
+            except OSError:  # so a server says that the reader is gone; receive() is about to tell, too
                 self._closed = True
-                await self._send({"type": "websocket.close", "code": code})
 
     async def _handle(self, text: str | None) -> None:
         if text is None or len(text) > settings.CONVERSE_FRAME_LIMIT:
