@@ -14,7 +14,7 @@ from channels.layers import BaseChannelLayer, get_channel_layer
 
 from converse import loops
 from converse.conf import settings
-from converse.events import Event
+from converse.events import Event, StreamUpdate
 
 logger = logging.getLogger(__name__)
 
@@ -43,17 +43,22 @@ def publish(epoch: str, events: Iterable[Event], origin: str = "") -> None:
     "StreamUpdate", "epoch": …, "data": {…}}``. An event over ``CONVERSE_EVENT_LIMIT`` goes as a pointer, its data only
     ``conversationId`` and ``offset``, and has its readers look into the table. ``origin`` names a reader to leave out.
     """
-    _send_soon([{**_message(epoch, event), **({"origin": origin} if origin else {})} for event in events])
+    _send_soon([[{**_message(epoch, event), **({"origin": origin} if origin else {})} for event in events]])
+
+
+def publish_all(logs: Iterable[tuple[str, Iterable[Event]]]) -> None:
+    """Ring for several conversations at once, each given as its epoch and its events. See publish()."""
+    _send_soon([[_message(epoch, event) for event in events] for epoch, events in logs])
 
 
 def whisper(message: Mapping[str, Any]) -> None:
     """Send the other processes' hubs a message of their own, about ``data["conversationId"]``."""
-    _send_soon([dict(message)])
+    _send_soon([[dict(message)]])
 
 
-def _send_soon(messages: list[dict[str, Any]]) -> None:
+def _send_soon(batches: list[list[dict[str, Any]]]) -> None:
     try:
-        loops.home().call_soon_threadsafe(_enqueue, messages)
+        loops.home().call_soon_threadsafe(_enqueue, batches)
     except RuntimeError:  # the loop was closed in this very moment; the head sweeper heals it
         logger.info("Events were not published: the event loop is gone.")
 
@@ -61,8 +66,10 @@ def _send_soon(messages: list[dict[str, Any]]) -> None:
 def _message(epoch: str, event: Event) -> dict[str, Any]:
     data = event.wire()
     message: dict[str, Any] = {"type": event.layer_type, "event": event.name, "epoch": epoch, "data": data}
-    text = data.get("chunk") or data.get("content") or ""
-    if len(text) * ESCAPED > settings.CONVERSE_EVENT_LIMIT and len(json.dumps(data)) > settings.CONVERSE_EVENT_LIMIT:
+    limit = settings.CONVERSE_EVENT_LIMIT
+    # Chunks are many and have nothing long but their text: only a long one is measured.
+    doubtful = not isinstance(event, StreamUpdate) or len(event.chunk) * ESCAPED > limit
+    if doubtful and "offset" in data and len(json.dumps(data)) > limit:
         message["data"] = {"conversationId": data["conversationId"], "offset": data["offset"]}
         message["pointer"] = True
     return message
@@ -75,8 +82,8 @@ class _Publisher:
         self.waiting: deque[list[dict[str, Any]]] = deque(maxlen=QUEUE_LIMIT)
         self.task: asyncio.Task[None] | None = None
 
-    def enqueue(self, messages: list[dict[str, Any]]) -> None:
-        self.waiting.append(messages)
+    def enqueue(self, batches: list[list[dict[str, Any]]]) -> None:
+        self.waiting += batches
         if self.task is None or self.task.done():
             self.task = asyncio.get_running_loop().create_task(self._drain())
 
@@ -87,10 +94,10 @@ class _Publisher:
                 messages = self.waiting.popleft()
                 if messages:
                     groups.setdefault(group_name(messages[0]["data"]["conversationId"]), []).extend(messages)
-            found = layer()
-            if found is None:
-                continue
             try:
+                found = layer()
+                if found is None:
+                    continue
                 async with asyncio.timeout(PATIENCE):
                     await asyncio.gather(*(_send(found, group, messages) for group, messages in groups.items()))
             except Exception as exc:  # whatever a layer raises, the log is written: readers find it in the table
@@ -101,11 +108,14 @@ class _Publisher:
 
 async def _send(found: BaseChannelLayer, group: str, messages: Iterable[dict[str, Any]]) -> None:
     for message in messages:
-        await found.group_send(group, message)
+        try:
+            await found.group_send(group, message)
+        except (TypeError, ValueError, OverflowError) as exc:  # this message's own fault: its neighbours go on
+            logger.warning("A message to %s could not be published: %r", group, exc)
 
 
 _publishers: WeakKeyDictionary[asyncio.AbstractEventLoop, _Publisher] = WeakKeyDictionary()
 
 
-def _enqueue(messages: list[dict[str, Any]]) -> None:
-    _publishers.setdefault(asyncio.get_running_loop(), _Publisher()).enqueue(messages)
+def _enqueue(batches: list[list[dict[str, Any]]]) -> None:
+    _publishers.setdefault(asyncio.get_running_loop(), _Publisher()).enqueue(batches)

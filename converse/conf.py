@@ -12,7 +12,9 @@ class Settings:
     CONVERSE_PROVIDERS: dict[str, Any] = {}
     CONVERSE_DEFAULT_PROVIDER: str = "default"
     CONVERSE_RUNNER: str = "converse.runners.BackgroundRunner"
+    CONVERSE_CLIENT_PROVIDERS: tuple[str, ...] = ()  # aliases, besides the default, that a client may ask for
     CONVERSE_POLICY: str = "reject"
+    CONVERSE_OPEN_LIMIT: int = 10  # replies open in one conversation, whatever the policy
     CONVERSE_RETRIES: int = 2  # further attempts before the first token
     CONVERSE_RETRY_DELAY: float = 0.5  # seconds before the first retry; doubles, with jitter
     CONVERSE_IDLE_TIMEOUT: float = 120.0  # seconds without any delta

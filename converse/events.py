@@ -36,7 +36,8 @@ class Event:
 
     def wire(self) -> dict[str, Any]:
         """Give the event's data as JSON-ready keys and values."""
-        named = ((key, getattr(self, attribute), optional) for attribute, key, optional in wire_names(type(self)))
+        names = wire_names(type(self))  # type: ignore[arg-type] - a class is hashable, whatever its instances are
+        named = ((key, getattr(self, attribute), optional) for attribute, key, optional in names)
         return {key: value for key, value, optional in named if not (optional and value is None)}
 
 

@@ -9,14 +9,16 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import cached_property
 from time import monotonic
 from typing import Any, ParamSpec, Protocol, TypeVar
-from weakref import WeakKeyDictionary
+from uuid import uuid4
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from django.db import DatabaseError
+from django.db import DatabaseError, InterfaceError
 
 from converse import loops, records
 from converse.broadcasting import group_name, layer, whisper
 from converse.conf import settings
 from converse.events import Event, Here, Joining, Leaving, frame
+from converse.log import database
 from converse.loops import DatabaseThread
 from converse.presence import ANNOUNCE, Member, Roster
 from converse.replies import start_queued
@@ -29,10 +31,12 @@ R = TypeVar("R")
 
 IDLE = 5  # sweeps are this many times rarer while nothing happens
 QUIET = 10.0  # seconds without an event after which a process counts as idle
-REJOIN = 60.0  # seconds between two renewals of the groups: memberships end silently (channels#1371)
+RETUNE = 5.0  # seconds between two looks for groups that the layer would not let us into
+REJOIN = 60.0  # seconds between two renewals of all groups: memberships end silently (channels#1371)
 PATIENCE = 5.0  # seconds for the layer to add or discard a group
 PAUSE = 1.0  # seconds before the layer is listened to again after it failed
 PRESENCE = "Presence"
+GONE = (0, "")  # head and epoch of a conversation that is there no more: no reader's epoch is this one
 
 
 class Delivery:
@@ -71,53 +75,55 @@ class Hub:
     """Serves all readers of one event loop. What it does for a live event is free of I/O."""
 
     def __init__(self) -> None:
+        self.name = uuid4().hex  # among the hubs of all processes
         self.thread = DatabaseThread()
         self.readers: dict[str, set[Reader]] = {}
         self.rosters: dict[str, Roster] = {}
         self._channel = ""
+        self._opening = asyncio.Lock()
+        self._groups: dict[str, str] = {}  # the channel by which we are in a conversation's group
+        self._tuning: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: list[asyncio.Task[None]] = []
         self._active = 0.0
-        self._joining = asyncio.Lock()
 
     async def query(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Ask the database, once more where a connection had gone stale."""
         try:
             return await self.thread.run(function, *args, **kwargs)
-        except DatabaseError:
+        except (DatabaseError, InterfaceError):
             return await self.thread.run(function, *args, **kwargs)
 
     async def join(self, reader: Reader) -> None:
         """Begin to listen for a reader: first listen, then look, so that nothing falls in between."""
         loops.settle()
-        async with self._joining:
-            if not self._tasks:
-                self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._sweep())]
-            newcomer = reader.uuid not in self.readers
-            self.readers.setdefault(reader.uuid, set()).add(reader)
-            if newcomer:
-                await self._add_group(reader.uuid)
-        await self._look([reader.uuid])
+        self.readers.setdefault(reader.uuid, set()).add(reader)
+        if not self._tasks:
+            self._tasks = [asyncio.create_task(work) for work in (self._listen(), self._sweep(), self._stay())]
+        try:
+            await self._tune(reader.uuid)
+            await self._look([reader.uuid])
+        except BaseException:
+            self.leave(reader)
+            raise
         if reader.member:
             self._enter(reader, reader.member)
 
-    async def leave(self, reader: Reader) -> None:
-        """Stop listening for a reader."""
-        async with self._joining:
-            here = self.readers.get(reader.uuid, set())
-            if reader not in here:
-                return
-            here.discard(reader)
-            if reader.member:
-                self._presence(reader.uuid, gone=[reader.name])
-            if not here:
-                del self.readers[reader.uuid]
-                self.rosters.pop(reader.uuid, None)
-                if (found := layer()) and self._channel:
-                    await _attempt(found.group_discard(group_name(reader.uuid), self._channel))
-            if not self.readers:
-                for task in self._tasks:
-                    task.cancel()
-                self._tasks, self._channel = [], ""
+    def leave(self, reader: Reader) -> None:
+        """Stop listening for a reader. It happens at once: whoever leaves may be in the course of being cancelled."""
+        here = self.readers.get(reader.uuid, set())
+        if reader not in here:
+            return
+        here.discard(reader)
+        if reader.member:
+            self._exit(reader)
+        if not here:
+            del self.readers[reader.uuid]
+            self.rosters.pop(reader.uuid, None)
+            loops.keep(asyncio.create_task(self._tune(reader.uuid)))
+        if not self.readers:
+            for task in self._tasks:
+                task.cancel()
+            self._tasks, self._channel = [], ""
 
     def deliver(self, message: Mapping[str, Any]) -> None:
         """Hand a group's message to the readers of its conversation; no I/O here."""
@@ -136,47 +142,72 @@ class Hub:
     async def _listen(self) -> None:
         while (found := layer()) is not None:
             try:
-                if not self._channel:
-                    await self._open_channel(found)
-                self.deliver(await found.receive(self._channel))
+                message = await found.receive(await self._open_channel(found))
             except Exception as exc:
                 logger.warning("The channel layer failed: %r", exc)
                 await asyncio.sleep(PAUSE)
+                continue
+            try:
+                self.deliver(message)
+            except Exception:
+                logger.exception("A message of the channel layer makes no sense.")
 
-    async def _open_channel(self, found: Any) -> None:
-        self._channel = await found.new_channel("converse")
-
-    async def _add_group(self, uuid: str) -> None:
-        if (found := layer()) is not None:
+    async def _open_channel(self, found: Any) -> str:
+        # Two who open one at a time would listen on one channel and be called on the other.
+        async with self._opening:
             if not self._channel:
-                await self._open_channel(found)
-            await _attempt(found.group_add(group_name(uuid), self._channel))
+                self._channel = await found.new_channel("converse")
+            return self._channel
+
+    async def _tune(self, uuid: str, *, again: bool = False) -> None:
+        """Be in a conversation's group while, and only while, somebody here reads it; one call at a time for each."""
+        if (found := layer()) is None:
+            return
+        async with self._tuning.setdefault(uuid, asyncio.Lock()):
+            had = self._groups.get(uuid, "")
+            if had and (uuid not in self.readers or had != self._channel):
+                if await _attempt(found.group_discard(group_name(uuid), had)):
+                    had = self._groups.pop(uuid) and ""
+            if uuid in self.readers and (again or not had or had != self._channel):
+                await _attempt(self._enter_group(found, uuid))
+
+    async def _enter_group(self, found: Any, uuid: str) -> None:
+        channel = await self._open_channel(found)
+        await found.group_add(group_name(uuid), channel)
+        self._groups[uuid] = channel
+
+    async def _stay(self) -> None:
+        """Keep the groups that we are in, and try again those that we could not enter."""
+        renewed = monotonic()
+        while True:
+            await asyncio.sleep(RETUNE)
+            if again := monotonic() - renewed > REJOIN:
+                renewed = monotonic()
+            for uuid in {*self.readers, *self._groups}:
+                await self._tune(uuid, again=again)
 
     async def _sweep(self) -> None:
         """Compare every reader's head with the database's, so that even a lost last event is found."""
-        rejoined = announced = monotonic()
+        announced = monotonic()
         while True:
             idle = monotonic() - self._active > QUIET
             await asyncio.sleep(settings.CONVERSE_SWEEP_INTERVAL * (IDLE if idle else 1))
-            now = monotonic()
             try:
+                if monotonic() - announced > ANNOUNCE:
+                    announced = monotonic()
+                    self._announce()
                 if await self._look(list(self.readers)):
-                    self._active = now
+                    self._active = monotonic()
                 await self.query(_settle, [next(iter(readers)).conversation_id for readers in self.readers.values()])
-            except DatabaseError as exc:
+            except Exception as exc:  # whatever it was: without a sweeper readers could wait for ever
                 logger.warning("Heads could not be looked at: %r", exc)
-            if now - rejoined > REJOIN:
-                rejoined = now
-                for uuid in list(self.readers):
-                    await self._add_group(uuid)
-            if now - announced > ANNOUNCE:
-                announced = now
-                self._announce()
 
     async def _look(self, uuids: Iterable[str]) -> bool:
         """Tell readers their heads; say whether any of them was behind."""
         behind = False
-        for uuid, head, epoch in await self.query(_heads, list(uuids)):
+        heads = await self.query(_heads, list(uuids))
+        for uuid in uuids:
+            head, epoch = heads.get(uuid, GONE)
             for reader in self.readers.get(uuid, ()):
                 behind = behind or head > reader.offset
                 reader.hear(head, epoch)
@@ -191,20 +222,28 @@ class Hub:
         reader.offer(Delivery.of(Here(conversation_id=reader.uuid, users=roster.users())), "")
         self._presence(reader.uuid, members={reader.name: dict(member)}, ask=True)
 
+    def _exit(self, reader: Reader) -> None:
+        left = self.rosters.setdefault(reader.uuid, Roster()).forget([reader.name])
+        self._tell(reader.uuid, [Leaving(conversation_id=reader.uuid, user=user) for user in left])
+        self._presence(reader.uuid, gone=[reader.name])
+
     def _presence(self, uuid: str, **data: Any) -> None:
-        whisper({"type": "converse.presence", "event": PRESENCE, "data": {"conversationId": uuid, **data}})
+        told = {"conversationId": uuid, "hub": self.name, **data}
+        whisper({"type": "converse.presence", "event": PRESENCE, "data": told})
 
     def _hear_presence(self, uuid: str, data: Mapping[str, Any]) -> None:
+        if uuid not in self.readers or data.get("hub") == self.name:
+            return
         roster = self.rosters.setdefault(uuid, Roster())
         joined = roster.announce(data.get("members", {}), monotonic())
         left = roster.forget(data.get("gone", ()))
         self._tell(uuid, [Joining(conversation_id=uuid, user=user) for user in joined])
         self._tell(uuid, [Leaving(conversation_id=uuid, user=user) for user in left])
-        if data.get("ask") and (mine := self._members(uuid)) and not set(data["members"]) <= set(mine):
+        if data.get("ask") and (mine := self._members(uuid)):
             self._presence(uuid, members=mine)
 
     def _announce(self) -> None:
-        for uuid, roster in list(self.rosters.items()):
+        for uuid, roster in self.rosters.items():
             if mine := self._members(uuid):
                 roster.announce(mine, monotonic())
                 self._presence(uuid, members=mine)
@@ -221,18 +260,20 @@ class Hub:
                     reader.offer(delivery, "")
 
 
-async def _attempt(call: Awaitable[Any]) -> None:
-    """Ask something of the layer that may fail: the head sweeper makes good for it."""
+async def _attempt(call: Awaitable[Any]) -> bool:
+    """Ask something of the layer that may fail: the head sweeper makes good for it. Say whether it did not."""
     try:
         async with asyncio.timeout(PATIENCE):
             await call
     except Exception as exc:
         logger.warning("The channel layer failed: %r", exc)
+        return False
+    return True
 
 
-def _heads(uuids: list[str]) -> list[tuple[str, int, str]]:
-    rows = records.Conversation.all_objects.filter(uuid__in=uuids).values_list("uuid", "last_offset", "epoch")
-    return [(str(uuid), head, epoch) for uuid, head, epoch in rows]
+def _heads(uuids: list[str]) -> dict[str, tuple[int, str]]:
+    rows = records.Conversation.all_objects.using(database()).filter(uuid__in=uuids)
+    return {str(uuid): (head, epoch) for uuid, head, epoch in rows.values_list("uuid", "last_offset", "epoch")}
 
 
 def _settle(conversation_ids: list[int]) -> None:
@@ -246,4 +287,7 @@ _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
 
 def hub() -> Hub:
     """Give the hub of the running loop."""
-    return _hubs.setdefault(asyncio.get_running_loop(), Hub())
+    loop = asyncio.get_running_loop()
+    if loop not in _hubs:
+        _hubs[loop] = Hub()
+    return _hubs[loop]

@@ -196,9 +196,10 @@ def _renew(alias: str, writers: Iterable[Writer]) -> None:
 
 
 def _publish(conversations: Mapping[int, tuple[str, str]], outcome: Outcome) -> None:
-    for writer, chunks in outcome.written:
-        uuid, epoch = conversations[writer.conversation_id]
-        broadcasting.publish(epoch, [update(uuid, writer, chunk) for chunk in chunks])
+    logs = ((*conversations[writer.conversation_id], writer, chunks) for writer, chunks in outcome.written)
+    broadcasting.publish_all(
+        (epoch, [update(uuid, writer, chunk) for chunk in chunks]) for uuid, epoch, writer, chunks in logs
+    )
 
 
 def update(conversation_uuid: str, writer: Writer, chunk: NewChunk) -> StreamUpdate:
@@ -384,7 +385,10 @@ _journals: WeakKeyDictionary[asyncio.AbstractEventLoop, Journal] = WeakKeyDictio
 
 def current() -> Journal:
     """Give the journal of the running loop."""
-    return _journals.setdefault(asyncio.get_running_loop(), Journal())
+    loop = asyncio.get_running_loop()
+    if loop not in _journals:
+        _journals[loop] = Journal()
+    return _journals[loop]
 
 
 def closed(message_id: int) -> None:

@@ -56,14 +56,25 @@ def home() -> asyncio.AbstractEventLoop:
 def run_in(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]) -> None:
     """Start a coroutine in a loop of any thread, in a context of its own: what started it may end."""
     context = contextvars.Context()
-    loop.call_soon_threadsafe(lambda: _keep(loop.create_task(coroutine, context=context)))
+    loop.call_soon_threadsafe(lambda: keep(loop.create_task(coroutine, context=context)))
+
+
+def finish() -> None:
+    """Wait for all that was started in the background, as a command does before its process ends."""
+    loop = background()
+
+    async def rest() -> None:
+        while tasks := [task for task in _tasks if task.get_loop() is loop]:
+            await asyncio.wait(tasks)
+
+    asyncio.run_coroutine_threadsafe(rest(), loop).result()
 
 
 _tasks: set[asyncio.Task[Any]] = set()
 
 
-def _keep(task: asyncio.Task[Any]) -> None:
-    # A loop holds its tasks weakly only.
+def keep(task: asyncio.Task[Any]) -> None:
+    """Hold a task until it is done: its loop does so weakly only."""
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
 

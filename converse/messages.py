@@ -156,12 +156,13 @@ def restore(message: Message) -> None:
         messages = records.Message.all_objects.using(database()).filter(pk=message.pk)
         if messages.filter(deleted_at__isnull=False).update(deleted_at=None, changed_offset=log.head + 1):
             log.next()
-            _renumber(log)
+            renumber(log)
             message.refresh_from_db()
             log.tell(message.event(MessageUpdated, log.uuid), message_updated, records.Message, message=message)
 
 
-def _renumber(log: Log) -> None:
+def renumber(log: Log) -> None:
+    """Begin a new epoch: cursors of the old one are worth nothing, so readers begin afresh with a snapshot."""
     log.epoch = uuid4().hex[:8]
     records.Conversation.all_objects.using(database()).filter(pk=log.conversation_id).update(epoch=log.epoch)
 
@@ -172,18 +173,19 @@ def update_metadata(message: Message, metadata: Mapping[str, Any]) -> None:
 
 
 def update(message: Message, *, metadata: Mapping[str, Any] | None = None, **fields: Any) -> None:
-    """Change what is known about a message, and tell readers; keys of the metadata are merged."""
+    """Change what is known about a message, and tell readers unless it is hidden; keys of the metadata are merged."""
     new = jsonable(metadata)
     with writing(message.conversation_id) as log:
         row = records.Message.all_objects.using(database()).select_related("reply_to").get(pk=message.pk)
         row.metadata = {**row.metadata, **new}
-        row.changed_offset = log.next()
+        row.changed_offset = row.changed_offset if row.deleted_at else log.next()
         for name, value in fields.items():
             setattr(row, name, value)
         row.save(update_fields=["metadata", "changed_offset", *fields], using=database())
         for name in ("metadata", "changed_offset", *fields):
             setattr(message, name, getattr(row, name))
-        log.tell(row.event(MessageUpdated, log.uuid), message_updated, records.Message, message=row)
+        if not row.deleted_at:
+            log.tell(row.event(MessageUpdated, log.uuid), message_updated, records.Message, message=row)
 
 
 def rename(conversation: Conversation, title: str) -> None:
@@ -210,7 +212,7 @@ def restore_conversation(conversation: Conversation) -> None:
     """Bring a hidden conversation back: what was visible then is visible again, under a new epoch."""
     with writing(conversation.pk) as log:
         if _rows(conversation).filter(deleted_at__isnull=False).update(deleted_at=None):
-            _renumber(log)
+            renumber(log)
             _tell(log, conversation, ConversationUpdated, conversation_updated)
 
 

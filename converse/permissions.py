@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.contrib.contenttypes.models import ContentType
+from django.db.models import Model
 from django.utils.module_loading import import_string
 
 from converse import records
 from converse.choices import Action, ParticipantRole
 from converse.conf import settings
+from converse.log import database
 
 if TYPE_CHECKING:
     from converse.models import Conversation
@@ -27,6 +29,11 @@ def may(user: Any, action: Action, conversation: Conversation) -> bool:
     return bool(import_string(settings.CONVERSE_AUTHORIZE)(user, action, conversation))
 
 
+def fresh(user: Any) -> Any:
+    """Give a user as they are now: who signed in long ago may have lost rights since. Raise DoesNotExist when gone."""
+    return user._meta.base_manager.get(pk=user.pk) if isinstance(user, Model) else user
+
+
 def owner_or_participant(user: Any, action: Action, conversation: Conversation) -> bool:
     """Let in an active user who owns the conversation, or takes part in it with that right."""
     if user is None or not user.is_authenticated or not user.is_active:
@@ -35,7 +42,8 @@ def owner_or_participant(user: Any, action: Action, conversation: Conversation) 
         content_type = ContentType.objects.get_for_model(user, for_concrete_model=False)
         if conversation.owner_type_id == content_type.pk:
             return True
-    roles = conversation.participants.filter(user_id=user.pk).values_list("role", flat=True)
+    participants = records.ConversationParticipant.objects.using(database())
+    roles = participants.filter(conversation=conversation, user_id=user.pk).values_list("role", flat=True)
     return any(action in RIGHTS[ParticipantRole(role)] for role in roles)
 
 
@@ -46,7 +54,7 @@ def find(user: Any, uuid: UUID | str, action: Action) -> Conversation:
         key = UUID(str(uuid))
     except ValueError:
         raise missing from None
-    conversation: Conversation | None = records.Conversation.objects.filter(uuid=key).first()
+    conversation: Conversation | None = records.Conversation.objects.using(database()).filter(uuid=key).first()
     if conversation is None or not may(user, action, conversation):
         raise missing
     return conversation

@@ -13,7 +13,8 @@ Member = Mapping[str, str]  # id and name
 
 def describe(user: Any) -> dict[str, str]:
     """Say who a user is, to others: an opaque id and a name."""
-    return {"id": str(user.pk), "name": user.get_full_name() or user.get_username()}
+    full_name = getattr(user, "get_full_name", str)()  # a user model of one's own need not have it
+    return {"id": str(user.pk), "name": full_name or user.get_username()}
 
 
 class Roster:

@@ -25,6 +25,7 @@ from converse.events import (
     StreamUpdate,
     frame,
 )
+from converse.log import database
 
 if TYPE_CHECKING:
     from converse.models import Conversation, Message
@@ -43,7 +44,7 @@ def read(conversation_id: int, after: int | None, epoch: str | None) -> Replay |
     None where the conversation is gone. Everything is bounded by the head as read first, so that what is committed in
     between comes with the next reading, not twice.
     """
-    conversation = records.Conversation.all_objects.filter(pk=conversation_id).first()
+    conversation = records.Conversation.all_objects.using(database()).filter(pk=conversation_id).first()
     if conversation is None:
         return None
     head = conversation.last_offset
@@ -56,8 +57,10 @@ def _replay(conversation: Conversation, after: int, head: int) -> Replay:
     chunks = _chunks(conversation.pk, after, head)
     if len(chunks) == PAGE:
         head = chunks[-1][2]
-    changed = Q(changed_offset__gt=after) | Q(status__in=OPEN) | Q(closed_offset__gt=after)
-    found = records.Message.all_objects.filter(changed, conversation_id=conversation.pk, offset__lte=head)
+    changed = Q(changed_offset__gt=after) | Q(status__in=OPEN)
+    found = records.Message.all_objects.using(database()).filter(
+        changed, conversation_id=conversation.pk, offset__lte=head
+    )
     messages = {message.pk: message for message in found.select_related("reply_to").order_by("offset")}
     texts = _packed(chunks)
     events: list[Event] = []
@@ -119,12 +122,13 @@ def _update(uuid: str, message: Message, row: Row) -> StreamUpdate:
 
 
 def _chunks(conversation_id: int, after: int, head: int) -> list[Row]:
-    rows = records.MessageChunk.objects.filter(conversation_id=conversation_id, offset__gt=after, offset__lte=head)
+    chunks = records.MessageChunk.objects.using(database())
+    rows = chunks.filter(conversation_id=conversation_id, offset__gt=after, offset__lte=head)
     return list(rows.order_by("offset").values_list(*COLUMNS)[:PAGE])
 
 
 def _packed(rows: Iterable[Row]) -> dict[int, list[Row]]:
-    """Join the rows of each message's parts, in the order in which the parts came."""
+    """Join the rows of each message's parts, in the order in which the parts ended: sequences only rise."""
     joined: dict[tuple[int, int], list[str]] = {}
     last: dict[tuple[int, int], Row] = {}
     named: dict[tuple[int, int], Any] = {}
@@ -138,21 +142,24 @@ def _packed(rows: Iterable[Row]) -> dict[int, list[Row]]:
         if row[6]:
             named[key] = {**named.get(key, {}), **row[6]}
     packed: dict[int, list[Row]] = {}
-    for key, texts in joined.items():
-        message, sequence, offset, kind, part, _, _ = last[key]
-        packed.setdefault(message, []).append((message, sequence, offset, kind, part, "".join(texts), named.get(key)))
+    for key, row in sorted(last.items(), key=lambda item: item[1][2]):
+        message, sequence, offset, kind, part, _, _ = row
+        text = "".join(joined[key])
+        packed.setdefault(message, []).append((message, sequence, offset, kind, part, text, named.get(key)))
     return packed
 
 
 def _snapshot(conversation: Conversation, head: int) -> Snapshot:
     limit = settings.CONVERSE_SNAPSHOT_LIMIT
-    found = records.Message.all_objects.filter(
+    found = records.Message.all_objects.using(database()).filter(
         conversation_id=conversation.pk, offset__lte=head, deleted_at__isnull=True
     )
     newest = list(found.select_related("reply_to").order_by("-offset")[: limit + 1])
     messages = newest[:limit][::-1]
     growing = [message for message in messages if message.closed_offset is None or message.closed_offset > head]
-    chunks = records.MessageChunk.objects.filter(message_id__in=[message.pk for message in growing], offset__lte=head)
+    chunks = records.MessageChunk.objects.using(database()).filter(
+        message_id__in=[message.pk for message in growing], offset__lte=head
+    )
     packed = _packed(chunks.order_by("offset").values_list(*COLUMNS)) if growing else {}
     uuid = str(conversation.uuid)
     return Snapshot(
@@ -180,5 +187,5 @@ def _state(uuid: str, message: Message, rows: Sequence[Row] | None) -> dict[str,
 def _part(row: Row) -> dict[str, Any]:
     _, _, _, kind, _, text, metadata = row
     if kind == ChunkKind.TOOL_CALL:
-        return {"type": kind, **(metadata or {}), "arguments": text}
+        return {**(metadata or {}), "type": kind, "arguments": text}
     return {"type": kind, "text": text}

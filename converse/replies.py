@@ -29,7 +29,7 @@ from converse.providers import get_provider
 from converse.providers.base import Prompt, PromptMessage
 from converse.runners import runner
 from converse.signals import message_updated
-from converse.streaming import Stream, close, close_in, open_message
+from converse.streaming import Stream, close, close_in, open_message, settle_abandoned, settle_in
 
 if TYPE_CHECKING:
     from converse.models import Conversation, Message
@@ -113,18 +113,17 @@ def _policy(policy: str) -> Policy:
 
 def _make_room(log: Log, messages: Any, policy: Policy) -> bool:
     """Apply the policy to replies that are open still; say whether the new one has to wait for them."""
-    if policy == Policy.ALLOW:
+    others = messages.open().filter(role=Role.ASSISTANT, deleted_at__isnull=True)
+    others = [message for message in others if not settle_in(log, message)]
+    if policy == Policy.CANCEL_PREVIOUS:
+        for message in others:
+            close_in(log, message, Status.CANCELLED)
         return False
-    others = list(messages.open().filter(role=Role.ASSISTANT, deleted_at__isnull=True))
-    if not others:
-        return False
-    if policy == Policy.REJECT:
+    if others and policy == Policy.REJECT:
         raise ConversationBusy("Another reply is open in this conversation.")
-    if policy == Policy.QUEUE:
-        return True
-    for message in others:
-        close_in(log, message, Status.CANCELLED)
-    return False
+    if len(others) >= settings.CONVERSE_OPEN_LIMIT:
+        raise ConversationBusy(f"{len(others)} replies are open in this conversation.")
+    return bool(others) and policy == Policy.QUEUE
 
 
 def _open_reply(log: Log, asked: Message, *, queued: bool, begin: bool = True, **fields: Any) -> Message:
@@ -163,7 +162,7 @@ def stop_all(conversation: Conversation) -> int:
 
 def retry(message: Message) -> Message:
     """Start another attempt at the turn that a reply answered, beside it."""
-    if message.is_open:
+    if message.is_open and message not in settle_abandoned([message.conversation_id]):
         raise ConversationBusy("This reply is open still.")
     if message.reply_to is None:
         raise InvalidMessage("is not a reply", field="message")
@@ -181,17 +180,19 @@ def retry(message: Message) -> Message:
         )
 
 
-def start_queued(conversation_ids: Iterable[int]) -> None:
-    """Start the replies whose turn has come, those behind which nothing is open any more."""
+def start_queued(conversation_ids: Iterable[int] | None = None) -> int:
+    """Start the replies whose turn has come, those behind which nothing is open any more; say how many there were."""
     messages = records.Message.objects.using(database())
     ahead = messages.open().filter(
         conversation_id=OuterRef("conversation_id"), role=Role.ASSISTANT, offset__lt=OuterRef("offset")
     )
-    waiting = messages.pending().filter(
-        conversation_id__in=list(conversation_ids), role=Role.ASSISTANT, lease_expires_at=None
-    )
-    for pk in waiting.exclude(Exists(ahead)).values_list("pk", flat=True):
+    waiting = messages.pending().filter(role=Role.ASSISTANT, lease_expires_at=None)
+    if conversation_ids is not None:
+        waiting = waiting.filter(conversation_id__in=list(conversation_ids))
+    due = list(waiting.exclude(Exists(ahead)).values_list("pk", flat=True))
+    for pk in due:
         runner().start(run, pk)
+    return len(due)
 
 
 def after_close(sender: type[Message], message: Message, **kwargs: Any) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.urls import path
 
 from converse.transports.websocket import websocket
 
-# URLRouter takes Django's paths to ASGI applications, which Django's own types do not know.
-websocket_urlpatterns = [path("converse/ws/", websocket)]  # type: ignore[arg-type]
+# URLRouter takes Django's paths to ASGI applications; the types of neither know of that.
+_path: Any = path
+websocket_urlpatterns: list[Any] = [_path("converse/ws/", websocket)]

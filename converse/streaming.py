@@ -310,7 +310,7 @@ def close_in(
     if_abandoned: bool = False,
     **fields: Any,
 ) -> None:
-    """Close an open message of a locked conversation, its content put together from its chunks, and refresh ``message``.
+    """Close an open message of a locked conversation, with the content of its chunks, and bring ``message`` up to date.
 
     Raise MessageClosed when somebody else closed it first; with ``if_abandoned``, also while its lease is good.
     """
@@ -355,7 +355,7 @@ def assemble(row: Message, alias: str) -> None:
             texts[part] = []
         texts[part].append(content)
         if metadata and kind in (ChunkKind.TOOL_CALL, ChunkKind.REASONING):
-            parts[part].update(metadata)
+            parts[part].update(metadata, type=kind)
         row.first_chunk_at = row.first_chunk_at or created_at
         row.last_sequence = sequence
     for part, texted in texts.items():
@@ -429,15 +429,23 @@ def settle_abandoned(conversation_ids: Iterable[int] | None = None) -> list[Mess
         abandoned = abandoned.filter(conversation_id__in=list(conversation_ids))
     settled = []
     for message in abandoned.order_by("pk")[:100]:
-        try:
-            close(
-                message,
-                Status.FAILED,
-                error="The lease ran out: the writer is gone.",
-                error_type=ErrorType.INTERRUPTED,
-                if_abandoned=True,
-            )
-        except MessageClosed:
-            continue
-        settled.append(message)
+        with writing(message.conversation_id) as log:
+            if settle_in(log, message):
+                settled.append(message)
     return settled
+
+
+def settle_in(log: Log, message: Message) -> bool:
+    """Close, as failed, an open message of a locked conversation if its writer is gone; say whether it was."""
+    try:
+        close_in(
+            log,
+            message,
+            Status.FAILED,
+            error="The lease ran out: the writer is gone.",
+            error_type=ErrorType.INTERRUPTED,
+            if_abandoned=True,
+        )
+    except MessageClosed:
+        return False
+    return True

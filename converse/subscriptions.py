@@ -15,8 +15,10 @@ from converse import records
 from converse.choices import Action
 from converse.conf import settings
 from converse.cursors import Cursor
+from converse.events import Replay, Snapshot
 from converse.hubs import Delivery, hub
-from converse.permissions import may
+from converse.log import database
+from converse.permissions import fresh, may
 from converse.presence import Member
 from converse.replays import read
 
@@ -91,7 +93,9 @@ class Subscription:
             if self._doubted or monotonic() - self._checked > settings.CONVERSE_REAUTHORIZE_INTERVAL:
                 await self._authorise()
             if self._lost or self._cursor.behind:
-                return await self._read()
+                if found := await self._read():
+                    return found
+                continue
             if self._cursor.ready:
                 return self._cursor.take()
             if self._asides:
@@ -99,17 +103,21 @@ class Subscription:
             self._wake.clear()
             await self._wake.wait()
 
-    async def _read(self) -> Delivery:
-        found = await hub().query(read, self.conversation_id, None if self._lost else self._cursor.offset, self._epoch)
+    async def _read(self) -> Delivery | None:
+        """Read what is missing; None where there is nothing, whatever was heard."""
+        known = None if self._lost else self._cursor.offset
+        found = await hub().query(read, self.conversation_id, known, self._epoch)
         if found is None:
             raise Withdrawn
-        if found.epoch == self._epoch:
+        if self._doubted or _casts_doubt(found, self._epoch):
+            await self._authorise()
+        if found.epoch == self._epoch and found.offset > self._cursor.offset:
             self._cursor.jump(found.offset)
         else:
             self._epoch = found.epoch
             self._cursor.reset(found.offset)
         self._lost = False
-        return Delivery.of(found)
+        return None if found.offset == known else Delivery.of(found)
 
     async def _authorise(self) -> None:
         self._checked, self._doubted = monotonic(), False
@@ -121,13 +129,20 @@ class Subscription:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await hub().leave(self)
+        hub().leave(self)
+
+
+def _casts_doubt(found: Replay | Snapshot, epoch: str) -> bool:
+    """Say whether a right may have been withdrawn in what was read."""
+    if isinstance(found, Snapshot):
+        return found.epoch != epoch
+    return any(event["event"] in REASONS_TO_DOUBT for event in found.events)
 
 
 def _still_may(user: Any, conversation_id: int) -> bool:
     try:
-        user.refresh_from_db()
-        return may(user, Action.READ, records.Conversation.all_objects.get(pk=conversation_id))
+        conversation = records.Conversation.all_objects.using(database()).get(pk=conversation_id)
+        return may(fresh(user), Action.READ, conversation)
     except ObjectDoesNotExist:
         return False
 

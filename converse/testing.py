@@ -18,8 +18,8 @@ Step = Delta | str | float | BaseException | asyncio.Event
 class Script:
     """What a provider does, call by call: the last call's steps serve all further ones.
 
-    A step is text or a delta to yield, a number of seconds to wait, an ``asyncio.Event`` to wait for, or an exception to
-    raise. A call whose steps are all done without a ``Finish`` or an exception ends with ``stop``; put
+    A step is text or a delta to yield, a number of seconds to wait, an ``asyncio.Event`` to wait for, or an exception
+    to raise. A call whose steps are all done without a ``Finish`` or an exception ends with ``stop``; put
     ``Script.BREAK_OFF`` last to have it end without.
     """
 
@@ -32,7 +32,7 @@ class Script:
 
 
 class ScriptedProvider(Provider):
-    """Follows a script; for ``CONVERSE_PROVIDERS``: ``{"BACKEND": "converse.testing.ScriptedProvider", "OPTIONS": {"script": …}}``."""
+    """Follows a script: ``{"BACKEND": "converse.testing.ScriptedProvider", "OPTIONS": {"script": Script(…)}}``."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -63,7 +63,7 @@ class ScriptedProvider(Provider):
 
 @contextmanager
 def scripted(*calls: Sequence[Step]) -> Iterator[Script]:
-    """Have the default provider follow a script: ``with scripted(["Once ", "upon"]) as script: conversation.ask("…")``."""
+    """Have the default provider follow a script: ``with scripted(["Once ", "upon"]): conversation.ask("Tell me.")``."""
     script = Script(*calls)
     provider = {"BACKEND": "converse.testing.ScriptedProvider", "OPTIONS": {"script": script}}
     with override_settings(CONVERSE_PROVIDERS={"default": provider}):

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from django.urls import URLPattern
+from django.urls import path
+
+from converse import views
 
 app_name = "converse"
-urlpatterns: list[URLPattern] = []
+urlpatterns = [
+    path("conversations/<uuid:uuid>/log/", views.log, name="log"),
+]

@@ -7,7 +7,9 @@ from pathlib import Path
 
 project = "Converse"
 author = "The Converse contributors"
-version = release = re.search(r'__version__ = "(.+?)"', Path(__file__).parent.parent.joinpath("converse/__init__.py").read_text())[1]
+version = release = re.search(
+    r'__version__ = "(.+?)"', Path(__file__).parent.parent.joinpath("converse/__init__.py").read_text()
+)[1]
 
 extensions = ["myst_parser"]
 myst_enable_extensions = ["deflist"]

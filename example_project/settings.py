@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from example_project.kept import kept
 
@@ -54,6 +55,7 @@ WSGI_APPLICATION = "example_project.wsgi.application"
 STATIC_URL = "static/"
 LOGIN_URL = "sign-in"
 LOGIN_REDIRECT_URL = "chat:home"
+TIME_ZONE = "UTC"
 USE_TZ = True
 
 # SQLite serves many readers and one writer at a time, if it is told to wait rather than to fail.
@@ -78,7 +80,7 @@ if database := os.environ.get("POSTGRES_DB"):
     }
 
 # In memory, events stay in this process. Several processes meet in Redis.
-CHANNEL_LAYERS: dict[str, dict[str, object]] = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+CHANNEL_LAYERS: dict[str, dict[str, Any]] = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 if redis := os.environ.get("REDIS_URL"):
     CHANNEL_LAYERS["default"] = {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
@@ -86,7 +88,7 @@ if redis := os.environ.get("REDIS_URL"):
     }
 
 # The SDKs find OPENAI_API_KEY and ANTHROPIC_API_KEY in the environment by themselves.
-CONVERSE_PROVIDERS = {
+CONVERSE_PROVIDERS: dict[str, dict[str, Any]] = {
     "echo": {
         "BACKEND": "converse.providers.echo.EchoProvider",
         "OPTIONS": {"delay": float(os.environ.get("ECHO_DELAY", "0.08"))},
@@ -102,7 +104,10 @@ CONVERSE_PROVIDERS = {
     # Any server that speaks OpenAI's language will do: the demo command starts one and says where.
     "local": {
         "BACKEND": "converse.providers.openai.OpenAIProvider",
-        "OPTIONS": {"model": "SmolLM2-135M-Instruct", "base_url": os.environ.get("LOCAL_MODEL_URL", "http://127.0.0.1:8080/v1")},
+        "OPTIONS": {
+            "model": "SmolLM2-135M-Instruct",
+            "base_url": os.environ.get("LOCAL_MODEL_URL", "http://127.0.0.1:8080/v1"),
+        },
     },
 }
 CONVERSE_DEFAULT_PROVIDER = os.environ.get("PROVIDER", "echo")

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from converse.models import Conversation
+from converse.models.messages import PUBLIC_PART
+from converse.streaming import assemble
 from converse.subscriptions import Subscription, subscribe
 
 
@@ -17,12 +19,16 @@ class Assembled:
         self.offset = 0
         self.epoch = ""
         self.title = ""
-        self.texts: dict[str, str] = {}
-        self.reasonings: dict[str, str] = {}
+        self.parts: dict[str, list[dict[str, Any]]] = {}
         self.statuses: dict[str, str] = {}
         self.sequences: dict[str, int] = {}
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.snapshots = 0
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The texts of messages, by uuid."""
+        return {message: text_of(parts) for message, parts in self.parts.items()}
 
     def apply(self, name: str, data: dict[str, Any]) -> None:
         """Take in one delivery; raise AssertionError for a gap, a double or a step back."""
@@ -30,7 +36,7 @@ class Assembled:
         if name == "Snapshot":
             self.snapshots += 1
             self.epoch, self.offset, self.title = data["epoch"], data["offset"], data["conversation"]["title"]
-            self.texts, self.statuses, self.sequences = {}, {}, {}
+            self.parts, self.statuses, self.sequences = {}, {}, {}
             for message in data["messages"]:
                 self._one("MessageCreated", message)
         elif name == "Replay":
@@ -45,22 +51,52 @@ class Assembled:
 
     def _one(self, name: str, data: dict[str, Any]) -> None:
         message = data.get("messageId", "")
-        if name == "StreamUpdate":
-            assert data["sequence"] > self.sequences[message]
-            self.sequences[message] = data["sequence"]
-            if data["kind"] == "text":
-                self.texts[message] += data["chunk"]
-            elif data["kind"] == "reasoning":
-                self.reasonings[message] = self.reasonings.get(message, "") + data["chunk"]
-        elif name == "MessageDeleted":
-            for known in (self.texts, self.statuses, self.sequences):
-                known.pop(message, None)
-        elif name.startswith("Message"):
-            self.statuses[message] = data["status"]
-            if name == "MessageCreated":
-                self.texts[message], self.sequences[message] = data.get("content") or "", data["sequence"]
+        if name == "MessageCreated":
+            assert message not in self.parts
+            content = data.get("content")
+            self.parts[message] = data.get("parts") or ([{"type": "text", "text": content}] if content else [])
+            self.statuses[message], self.sequences[message] = data["status"], data["sequence"]
         elif name.startswith("Conversation"):
             self.title = data["title"]
+        elif message not in self.parts:
+            pass  # deleted meanwhile, or older than the snapshot
+        elif name == "StreamUpdate":
+            assert data["sequence"] > self.sequences[message]
+            self.sequences[message] = data["sequence"]
+            self._append(self.parts[message], data)
+        elif name == "MessageDeleted":
+            for known in (self.parts, self.statuses, self.sequences):
+                del known[message]
+        else:
+            self.statuses[message] = data["status"]
+
+    def _append(self, parts: list[dict[str, Any]], data: dict[str, Any]) -> None:
+        grows = "arguments" if data["kind"] == "tool_call" else "text"
+        while len(parts) <= data["part"]:
+            parts.append({"type": data["kind"], grows: ""})
+        part = parts[data["part"]]
+        part[grows] += data["chunk"]
+        part.update({key: data[name] for key, name in (("id", "toolCallId"), ("name", "toolName")) if name in data})
+
+
+def text_of(parts: list[dict[str, Any]]) -> str:
+    return "".join(part["text"] for part in parts if part["type"] == "text")
+
+
+def parts_of(conversation: Conversation) -> dict[str, list[dict[str, Any]]]:
+    """Give the parts as they are in the database, by uuid; empty ones are no parts."""
+    found = {}
+    for message in conversation.messages.filter(deleted_at=None):
+        if message.is_open:
+            assemble(message, "default")
+        parts = [{key: part[key] for key in PUBLIC_PART if key in part} for part in message.parts]
+        found[str(message.uuid)] = parts
+    return found
+
+
+def statuses_of(conversation: Conversation) -> dict[str, str]:
+    """Give the statuses as they are in the database, by uuid."""
+    return {str(message.uuid): message.status for message in conversation.messages.filter(deleted_at=None)}
 
 
 async def stored(conversation: Conversation) -> dict[str, str]:
@@ -68,7 +104,16 @@ async def stored(conversation: Conversation) -> dict[str, str]:
     return {str(message.uuid): await message.atext() async for message in conversation.messages.filter(deleted_at=None)}
 
 
-async def follow(subscription: Subscription, assembled: Assembled, until: Callable[[Assembled], bool], seconds: float = 10) -> None:
+async def until(condition: Callable[[], object], seconds: float = 10) -> None:
+    """Wait for a condition to hold; fail when it does not in time."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - nobody tells when it does
+            await asyncio.sleep(0.001)
+
+
+async def follow(
+    subscription: Subscription, assembled: Assembled, until: Callable[[Assembled], bool], seconds: float = 10
+) -> None:
     """Read until a condition holds; fail when it does not in time."""
     async with asyncio.timeout(seconds):
         async with subscription:

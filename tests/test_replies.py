@@ -201,6 +201,14 @@ class PolicyTests(TestCase):
         self.conversation.reply("two")
         assert self.conversation.messages.pending().count() == 2
 
+    @override_settings(CONVERSE_OPEN_LIMIT=2)
+    def test_no_policy_lets_open_replies_pile_up_without_end(self):
+        for policy in ("allow", "queue"):
+            self.conversation.reply("x", policy=policy)
+        for policy in ("allow", "queue"):
+            with pytest.raises(ConversationBusy, match="2 replies"):
+                self.conversation.reply("x", policy=policy)
+
     def test_a_queued_reply_has_no_lease_and_waits_its_turn(self):
         self.conversation.reply("one")
         queued = self.conversation.reply("two", policy="queue")

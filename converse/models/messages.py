@@ -215,8 +215,10 @@ class Message(models.Model):
 
     @staticmethod
     def public_parts(parts: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
-        """Give parts for the wire, where they say more than the content does."""
-        return parts if any(part["type"] != ChunkKind.TEXT for part in parts) else None
+        """Give parts for the wire, where they say more than the content does, without what only the provider needs."""
+        if all(part["type"] == ChunkKind.TEXT for part in parts):
+            return None
+        return [{key: part[key] for key in PUBLIC_PART if key in part} for part in parts]
 
     def event(self, event: type[E], conversation_uuid: str, **changes: Any) -> E:
         """Give this message's state as an event; ``content`` only where ``changes`` or a new closed message has it."""
@@ -246,6 +248,7 @@ class Message(models.Model):
         return event(**{**state, **changes})
 
 
+PUBLIC_PART = ("type", "text", "id", "name", "arguments")
 TOKENS = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 
 

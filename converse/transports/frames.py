@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from time import monotonic
 from typing import Any
 
 from django.core.exceptions import ObjectDoesNotExist
 
+from converse.drafts import checked
 from converse.exceptions import ConversationBusy, InvalidMessage, UnknownProvider
 
 
@@ -28,13 +30,14 @@ class Budget:
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
-        self.tokens = rate
+        self.size = max(rate, 1)
+        self.tokens = self.size
         self.at = monotonic()
 
     def spend(self) -> None:
         """Take one token; raise Flood when there is none."""
         now = monotonic()
-        self.tokens = min(self.rate, self.tokens + (now - self.at) * self.rate)
+        self.tokens = min(self.size, self.tokens + (now - self.at) * self.rate)
         self.at = now
         if self.tokens < 1:
             raise Flood
@@ -77,7 +80,17 @@ def text_of(frame: dict[str, Any], field: str, *, required: bool = True, limit: 
         raise Refused("invalid", "must be a string", field)
     if limit and len(value) > limit:
         raise Refused("invalid", f"may have {limit} characters, not {len(value)}", field)
-    return value
+    try:
+        return checked(value)
+    except InvalidMessage as exc:
+        raise Refused("invalid", exc.reason, field) from exc
+
+
+def id_of(frame: dict[str, Any]) -> dict[str, Any]:
+    """Give what an answer repeats of a frame: its ``id``, if it has one that every client can read again."""
+    value = frame.get("id")
+    known = isinstance(value, str | int) or (isinstance(value, float) and isfinite(value))
+    return {"id": value} if known else {}
 
 
 def number_of(frame: dict[str, Any], field: str) -> int | None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from time import monotonic
 from typing import Any
 from urllib.parse import urlparse
@@ -21,10 +21,10 @@ from converse.choices import Action
 from converse.conf import settings
 from converse.events import Typing
 from converse.models import Conversation, Message
-from converse.permissions import find
+from converse.permissions import find, fresh
 from converse.presence import describe
 from converse.subscriptions import Subscription, Withdrawn, subscribe
-from converse.transports.frames import Budget, Flood, Refused, explain, number_of, parse, text_of
+from converse.transports.frames import Budget, Flood, Refused, explain, id_of, number_of, parse, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,25 +40,27 @@ UNAUTHENTICATED, FOREIGN_ORIGIN, TOO_SLOW, TOO_MANY = 4401, 4403, 4408, 4429
 NOT_TEXT, TOO_LARGE, FAILED = 1003, 1009, 1011
 
 
+class Slow(Exception):
+    """A window stood full for ``CONVERSE_ACK_TIMEOUT``."""
+
+
 class Feed:
     """A subscription being sent: at most a window of bytes ahead of the reader's acknowledgements."""
 
     def __init__(self, socket: Socket, subscription: Subscription) -> None:
         self.socket = socket
         self.subscription = subscription
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
         self._sent: deque[tuple[int, int]] = deque()  # offset, bytes
         self._unread = 0
         self._room = asyncio.Event()
 
     def start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.create_task(self._run())
+        if self.task is None:
+            self.task = asyncio.create_task(self._run())
 
     async def end(self) -> None:
-        if self._task:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await _end([self])
 
     def acknowledge(self, offset: int) -> None:
         """Learn that the reader has taken everything up to an offset."""
@@ -79,7 +81,7 @@ class Feed:
             self.socket.feeds.pop(uuid, None)
             withdrawn = {"type": "unsubscribed", "conversation": uuid, "code": "not_found", "reason": WITHDRAWN}
             await self.socket.send(withdrawn)
-        except TimeoutError:
+        except Slow:
             await self.socket.close(TOO_SLOW)
         except Exception:
             logger.exception("A subscription failed.")
@@ -90,8 +92,20 @@ class Feed:
         self._unread += size
         if self._unread > settings.CONVERSE_WINDOW:
             self._room.clear()
-            async with asyncio.timeout(settings.CONVERSE_ACK_TIMEOUT):
-                await self._room.wait()
+            try:
+                async with asyncio.timeout(settings.CONVERSE_ACK_TIMEOUT):
+                    await self._room.wait()
+            except TimeoutError:
+                raise Slow from None
+
+
+async def _end(feeds: Iterable[Feed]) -> None:
+    """Cancel feeds, all of them before waiting for any: whoever waits may be cancelled."""
+    tasks = [feed.task for feed in feeds if feed.task]
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 class Socket:
@@ -107,7 +121,7 @@ class Socket:
         self._closed = False
         self._budget = Budget(settings.CONVERSE_FRAME_RATE)
         self._cheap = Budget(settings.CONVERSE_FRAME_RATE * CHEAP)
-        self._typed: dict[str, float] = {}
+        self._typed = -TYPING_INTERVAL
 
     async def run(self) -> None:
         """Answer the client's commands until the socket ends."""
@@ -121,8 +135,7 @@ class Socket:
         except Flood:
             await self.close(TOO_MANY)
         finally:
-            for feed in list(self.feeds.values()):
-                await feed.end()
+            await _end(self.feeds.values())
 
     async def send(self, frame: Frame) -> None:
         await self.send_text(json.dumps(frame, separators=(",", ":")))
@@ -144,19 +157,22 @@ class Socket:
                 self._closed = True
 
     async def _handle(self, text: str | None) -> None:
-        if text is None or len(text) > settings.CONVERSE_FRAME_LIMIT:
+        if text is None or len(text.encode(errors="surrogatepass")) > settings.CONVERSE_FRAME_LIMIT:
             await self.close(NOT_TEXT if text is None else TOO_LARGE)
             return
         frame: Frame = {}
         try:
-            frame = parse(text)
+            try:
+                frame = parse(text)
+            finally:  # what is no JSON costs, too
+                (self._cheap if frame.get("type") in ("ack", "ping") else self._budget).spend()
             answer = await self._command(frame)
         except Flood:
             raise
         except Exception as exc:
             answer = self._excuse(exc)
         if answer is not None:
-            await self.send({**answer, **({"id": frame["id"]} if "id" in frame else {})})
+            await self.send({**answer, **id_of(frame)})
         for feed in self.feeds.values():  # a new one begins after its answer
             feed.start()
 
@@ -169,7 +185,6 @@ class Socket:
 
     async def _command(self, frame: Frame) -> Frame | None:
         kind = frame.get("type")
-        (self._cheap if kind in ("ack", "ping") else self._budget).spend()
         command = COMMANDS.get(kind) if isinstance(kind, str) else None
         if command is None:
             raise Refused("unknown_type", f"must be one of {', '.join(COMMANDS)}", "type")
@@ -191,7 +206,7 @@ class Socket:
         return {"type": "subscribed", "conversation": uuid, **head}
 
     async def unsubscribe(self, frame: Frame) -> Frame:
-        uuid = text_of(frame, "conversation").lower()
+        uuid = _uuid_of(frame)
         if feed := self.feeds.pop(uuid, None):
             await feed.end()
         return {"type": "unsubscribed", "conversation": uuid}
@@ -202,7 +217,7 @@ class Socket:
             conversation,
             text_of(frame, "content", limit=settings.CONVERSE_MESSAGE_LIMIT),
             external_id=text_of(frame, "clientId", required=False, limit=100) or None,
-            provider=text_of(frame, "provider", required=False),
+            provider=_provider_of(frame),
             policy=text_of(frame, "policy", required=False),
         )
         return {"type": "sent", "conversation": str(conversation.uuid), "message": message, "reply": reply}
@@ -213,23 +228,23 @@ class Socket:
 
     async def typing(self, frame: Frame) -> None:
         conversation = await self._find(frame, Action.WRITE)
-        uuid = str(conversation.uuid)
-        if monotonic() - self._typed.get(uuid, -TYPING_INTERVAL) >= TYPING_INTERVAL:
-            self._typed[uuid] = monotonic()
-            publish(conversation.epoch, [Typing(conversation_id=uuid, user=describe(self.user))], origin=self.name)
+        if monotonic() - self._typed >= TYPING_INTERVAL:
+            self._typed = monotonic()
+            told = Typing(conversation_id=str(conversation.uuid), user=describe(self.user))
+            publish(conversation.epoch, [told], origin=self.name)
 
     async def acknowledge(self, frame: Frame) -> None:
         offset = number_of(frame, "offset")
         if offset is None:
             raise Refused("invalid", "is missing", "offset")
-        if feed := self.feeds.get(text_of(frame, "conversation").lower()):
+        if feed := self.feeds.get(_uuid_of(frame)):
             feed.acknowledge(offset)
 
     async def ping(self, frame: Frame) -> Frame:
         return {"type": "pong"}
 
     async def _find(self, frame: Frame, action: Action) -> Conversation:
-        found: Conversation = await database_sync_to_async(find)(self.user, text_of(frame, "conversation"), action)
+        found: Conversation = await database_sync_to_async(_find)(self.user, text_of(frame, "conversation"), action)
         return found
 
 
@@ -244,6 +259,26 @@ COMMANDS: dict[str, Callable[[Socket, Frame], Awaitable[Frame | None]]] = {
 }
 
 
+def _uuid_of(frame: Frame) -> str:
+    """Give the conversation that a frame names as we write it, in whatever way it is written there."""
+    text = text_of(frame, "conversation")
+    try:
+        return str(UUID(text))
+    except ValueError:
+        return text
+
+
+def _find(user: Any, uuid: str, action: Action) -> Conversation:
+    return find(fresh(user), uuid, action)
+
+
+def _provider_of(frame: Frame) -> str:
+    alias = text_of(frame, "provider", required=False)
+    if alias and alias not in (settings.CONVERSE_DEFAULT_PROVIDER, *settings.CONVERSE_CLIENT_PROVIDERS):
+        raise Refused("invalid", "There is no such provider.", "provider")
+    return alias
+
+
 def _reply(conversation: Conversation, content: str, **kwargs: Any) -> tuple[str, str]:
     reply = conversation.reply(content, **kwargs)
     return str(reply.reply_to.uuid) if reply.reply_to else "", str(reply.uuid)
@@ -254,7 +289,7 @@ def _stop(user: Any, uuid: str) -> Message:
         message: Message = Message.objects.get(uuid=UUID(uuid))
     except ValueError:
         raise Message.DoesNotExist from None
-    find(user, message.conversation.uuid, Action.WRITE)
+    _find(user, str(message.conversation.uuid), Action.WRITE)
     message.stop()
     return message
 
@@ -264,7 +299,10 @@ def origin_allowed(scope: Scope) -> bool:
     local = ["localhost", "127.0.0.1", "[::1]"] if django_settings.DEBUG else []
     allowed = [*(django_settings.ALLOWED_HOSTS or local), *settings.CONVERSE_ALLOWED_ORIGINS]
     origin = dict(scope.get("headers", [])).get(b"origin", b"").decode("latin-1")
-    return bool(OriginValidator(websocket, allowed).valid_origin(urlparse(origin) if origin else None))
+    try:
+        return bool(OriginValidator(websocket, allowed).valid_origin(urlparse(origin) if origin else None))
+    except ValueError:  # "http://[", or a port that is none
+        return False
 
 
 async def websocket(scope: Any, receive: Any, send: Any) -> None:

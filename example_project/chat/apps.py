@@ -7,4 +7,4 @@ class ChatConfig(AppConfig):
     name = "example_project.chat"
 
     def ready(self) -> None:
-        from example_project.chat import titles  # noqa: F401, PLC0415 - connects its receiver
+        from example_project.chat import titles  # noqa: F401 - connects its receiver

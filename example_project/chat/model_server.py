@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
 
 
 def main(file: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for our parent, who then lets go of us
-    import xllamacpp  # noqa: PLC0415 - not installed where this is only imported
 
+    xllamacpp = import_module("xllamacpp")  # installed where the demo keeps its files
     params = xllamacpp.CommonParams()
     params.model.path = file
     params.model_alias = {Path(file).stem.split(".")[0]}

@@ -4,8 +4,9 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.contrib.auth import get_user_model, login
+from django.contrib.auth import login
 from django.contrib.auth.decorators import login_required
+from django.contrib.auth.models import User
 from django.contrib.auth.views import LoginView
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
@@ -20,9 +21,13 @@ SUGGESTIONS = ["Why is the sky blue?", "Tell me a short story about a lighthouse
 SECURITY_POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 
 
+class Request(HttpRequest):
+    user: User  # by login_required
+
+
 @require_safe
 @login_required
-def page(request: HttpRequest, uuid: UUID | None = None) -> HttpResponse:
+def page(request: Request, uuid: UUID | None = None) -> HttpResponse:
     conversations = Conversation.objects.for_owner(request.user)
     alias = settings.CONVERSE_DEFAULT_PROVIDER
     context = {
@@ -37,7 +42,7 @@ def page(request: HttpRequest, uuid: UUID | None = None) -> HttpResponse:
 
 @require_POST
 @login_required
-def create(request: HttpRequest) -> HttpResponse:
+def create(request: Request) -> HttpResponse:
     """Start a conversation, and have its first question answered where there is one. The page follows the reply."""
     conversation = Conversation.objects.start(request.user, context={"system_prompt": settings.CHAT_SYSTEM_PROMPT})
     if question := request.POST.get("question", "").strip():
@@ -47,7 +52,7 @@ def create(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 @login_required
-def delete(request: HttpRequest, uuid: UUID) -> HttpResponse:
+def delete(request: Request, uuid: UUID) -> HttpResponse:
     get_object_or_404(Conversation.objects.for_owner(request.user), uuid=uuid).delete()
     return redirect("chat:home")
 
@@ -60,6 +65,6 @@ class SignIn(LoginView):
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         name = settings.CHAT_SIGN_IN_AS
         if name and request.META["REMOTE_ADDR"] == "127.0.0.1":
-            login(request, get_user_model().objects.get(username=name))
+            login(request, User.objects.get(username=name))
             return redirect(self.get_success_url())
         return super().get(request, *args, **kwargs)

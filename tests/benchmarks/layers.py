@@ -1,4 +1,4 @@
-"""The recommended channel layer, and what it was given to publish."""
+"""The recommended channel layer, with notes of what it was given to publish."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ class Published(NamedTuple):
     """A chunk that went out."""
 
     message_id: str
+    sequence: int
     text: str
     began: float  # monotonic seconds
     ended: float
 
 
 class ObservedLayer(RedisPubSubChannelLayer):
-    """Notes every chunk that was published in this process, with the time."""
+    """Notes every chunk that this process publishes."""
 
     published: ClassVar[list[Published]] = []
     characters: ClassVar[int] = 0
@@ -28,7 +29,8 @@ class ObservedLayer(RedisPubSubChannelLayer):
         await self._get_layer().group_send(group, message)
         data = message.get("data", {})
         if "chunk" in data:
-            self.published.append(Published(data["messageId"], data["chunk"], began, time.monotonic()))
+            ended = time.monotonic()
+            self.published.append(Published(data["messageId"], data["sequence"], data["chunk"], began, ended))
             ObservedLayer.characters += len(data["chunk"])
 
     @classmethod

@@ -1,44 +1,49 @@
-"""Streams to be measured: ours, and the rival's that stores nothing."""
+"""Streams to be measured: ours, and those of a rival that stores nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from channels.layers import get_channel_layer
+from django.contrib.auth.models import User
+from django.utils import timezone
 
 from converse.broadcasting import group_name
-from converse.models import Conversation
+from converse.managers import NewChunk
+from converse.models import Conversation, Message, MessageChunk
 from converse.streaming import Stream
-from tests.benchmarks.layers import ObservedLayer, Published
+from tests.benchmarks.layers import ObservedLayer
 
 DELTA = " token"
-PATIENCE = 20.0  # seconds for the last publication
+RATE = 50  # deltas a second, of a paced stream
+PATIENCE = 30.0  # seconds for the last publication
 
 
-async def pace(rate: float, seconds: float, produce: Sequence[Callable[[], Awaitable[object]]]) -> list[float]:
+async def pace(rate: float, seconds: float, producers: Sequence[Callable[[], Awaitable[object]]]) -> list[float]:
     """Call each producer ``rate`` times a second, evenly spread; give how many seconds late each call was."""
     late: list[float] = []
 
-    async def one(number: int, call: Callable[[], Awaitable[object]]) -> None:
-        start = time.monotonic() + number / len(produce) / rate
+    async def one(number: int, produce: Callable[[], Awaitable[object]]) -> None:
+        start = time.monotonic() + number / len(producers) / rate
         for tick in range(round(rate * seconds)):
             due = start + tick / rate
             if (wait := due - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
             late.append(time.monotonic() - due)
-            await call()
+            await produce()
 
-    await asyncio.gather(*(one(number, call) for number, call in enumerate(produce)))
+    await asyncio.gather(*(one(number, produce) for number, produce in enumerate(producers)))
     return late
 
 
 class Recorder:
-    """A stream of ours whose appends are timed, to be compared with what was published of it."""
+    """A stream of ours whose appends are timed."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
@@ -48,24 +53,15 @@ class Recorder:
         self.appended.append(time.monotonic())
         await self.stream.aappend(DELTA)
 
-    def delays(self, published: Sequence[Published]) -> Iterator[float]:
-        """Give the seconds from each append to the end of the publication that had it."""
-        times = iter(self.appended)
-        for chunk in published:
-            for _ in range(len(chunk.text) // len(DELTA)):
-                yield chunk.ended - next(times)
-
 
 @asynccontextmanager
-async def streams(conversations: Sequence[Conversation]):
-    """Open a stream in each conversation, warm: the first chunk is out."""
+async def streams(conversations: Iterable[Conversation]) -> AsyncIterator[list[Recorder]]:
+    """Open a stream in each conversation and warm it up: a first chunk is out."""
     async with AsyncExitStack() as stack:
-        ObservedLayer.forget()
         opened = [await stack.enter_async_context(conversation.astream_reply()) for conversation in conversations]
+        ObservedLayer.forget()
         for stream in opened:
             await stream.aappend(DELTA)
-        for stream in opened:
-            await stream.adrain()
         await published(len(opened))
         ObservedLayer.forget()
         yield [Recorder(stream) for stream in opened]
@@ -78,28 +74,54 @@ async def published(deltas: int) -> None:
             await asyncio.sleep(0.005)
 
 
-def broadcaster(number: int) -> Callable[[], Awaitable[None]]:
-    """The rival: tell every delta to the group at once, store nothing."""
+def delays(recorders: Iterable[Recorder]) -> list[float]:
+    """Give the seconds from each append to the end of the publication that had it."""
+    times = defaultdict(list)
+    for chunk in ObservedLayer.published:
+        times[chunk.message_id] += [chunk.ended] * (len(chunk.text) // len(DELTA))
+    return [
+        ended - appended
+        for recorder in recorders
+        for appended, ended in zip(recorder.appended, times[str(recorder.stream.message.uuid)], strict=True)
+    ]
+
+
+def broadcaster(name: str) -> Callable[[], Awaitable[None]]:
+    """A rival: tell every delta to the group at once and store nothing."""
     layer = get_channel_layer()
-    group = group_name(f"rival-{number}")
+    group = group_name(name)
     sequence = 0
 
     async def send() -> None:
         nonlocal sequence
         sequence += 1
-        await layer.group_send(group, event(f"rival-{number}", sequence, DELTA))
+        await layer.group_send(group, event(name, sequence))
 
     return send
 
 
-def event(name: str, sequence: int, text: str) -> dict[str, Any]:
-    """What one delta looks like in the layer, for a rival."""
-    data = {"conversationId": name, "messageId": name, "chunk": text, "sequence": sequence, "offset": sequence}
+def event(name: str, sequence: int) -> dict[str, Any]:
+    """A delta in the words that a rival has for it."""
+    data = {"conversationId": name, "messageId": name, "chunk": DELTA, "sequence": sequence, "offset": sequence}
     return {"type": "stream.update", "event": "StreamUpdate", "data": data}
 
 
+@sync_to_async
 def conversations(count: int) -> list[Conversation]:
     return [Conversation.objects.start() for _ in range(count)]
 
 
-aconversations = sync_to_async(conversations)
+def grown(chunks: int, owner: User | None = None) -> Message:
+    """Give an open message with so many chunks stored, of one delta each."""
+    conversation = Conversation.objects.start(owner)
+    message = conversation.start_streaming_assistant()
+    now = timezone.now()
+    for start in range(1, chunks + 1, 10_000):
+        numbers = range(start, min(start + 10_000, chunks + 1))
+        rows = [
+            NewChunk(message.pk, number, conversation.pk, message.offset + number, "text", 0, DELTA, None, now)
+            for number in numbers
+        ]
+        MessageChunk.objects.insert(rows)
+    Conversation.all_objects.advance({conversation.pk: message.offset + chunks}, now)
+    return message

@@ -62,9 +62,14 @@ class Emitter extends EventTarget {
   }
 }
 
+/**
+ * One part of a message: `text`, or for a tool call `id`, `name` and `arguments`.
+ * @typedef {{type: string, text?: string, id?: string, name?: string, arguments?: string}} Part
+ */
+
 /** A message as far as it is known. Beside its own fields it has those of the message events. */
 export class Message {
-  /** @type {({type: "text" | "reasoning" | "refusal", text: string} | {type: "tool_call", id: string, name: string, arguments: string})[]} */
+  /** @type {Part[]} */
   parts = [];
   attempt = 1;
   status = "pending";
@@ -192,7 +197,7 @@ export class Conversation extends Emitter {
     const presence = this.#presence || undefined;
     this.#converse.ask({ type: "subscribe", conversation: this.uuid, presence, ...cursor }, (answer) => {
       if (answer.type !== "error") this.#synced = true;
-      else if (["rate_limited", "server_error"].includes(answer.code)) this.#converse.followLater(this);
+      else if (answer.code === "server_error") this.#converse.followLater(this);
       else this.forget("refused", answer);
     });
   }
@@ -305,7 +310,7 @@ export class Converse extends Emitter {
   /**
    * @param {object} [options]
    * @param {string} [options.url] relative to the page
-   * @param {typeof WebSocket} [options.WebSocket]
+   * @param {typeof globalThis.WebSocket} [options.WebSocket]
    * @param {Pick<typeof globalThis, "setTimeout" | "clearTimeout"> & {now(): number}} [options.clock]
    * @param {() => number} [options.random]
    */
@@ -369,13 +374,17 @@ export class Converse extends Emitter {
 
   /** @internal */
   drop(conversation) {
-    this.#conversations.delete(conversation.uuid);
+    if (this.#follows(conversation)) this.#conversations.delete(conversation.uuid);
   }
 
   /** @internal */
   followLater(conversation) {
-    const follow = () => this.state === "open" && this.#conversations.get(conversation.uuid) === conversation && conversation.follow();
+    const follow = () => this.state === "open" && this.#follows(conversation) && conversation.follow();
     this.clock.setTimeout(follow, this.#pause(5));
+  }
+
+  #follows(conversation) {
+    return this.#conversations.get(conversation.uuid) === conversation;
   }
 
   #open() {

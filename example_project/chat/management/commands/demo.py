@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from contextlib import closing
 from typing import Any
 
-from daphne.endpoints import build_endpoint_description_strings
-from daphne.server import Server
+from daphne.endpoints import build_endpoint_description_strings  # type: ignore[import-untyped]
+from daphne.server import Server  # type: ignore[import-untyped]
 from django.conf import settings
-from django.contrib.auth import get_user_model
+from django.contrib.auth.models import User
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.management import BaseCommand, CommandError, CommandParser, call_command
 
@@ -18,7 +19,7 @@ from example_project.chat.local_model import LocalModel, Unavailable
 from example_project.kept import kept
 
 HOST = "127.0.0.1"  # and nowhere else: whoever opens the page is signed in
-USER = "demo"
+NAME = "demo"
 KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 
 
@@ -54,17 +55,17 @@ class Command(BaseCommand):
             try:
                 probe.bind((HOST, port))
             except OSError as exc:
-                raise CommandError(f"Port {port} is taken. Try another: python manage.py demo --port {port + 1}") from exc
+                advice = f"Try another: python manage.py demo --port {port + 1}"
+                raise CommandError(f"Port {port} is taken. {advice}") from exc
 
     def prepare_user(self) -> str:
         """See to it that there is a user who may do everything, whose password stays the same."""
         password = kept(settings.DATA_DIR / "password")
-        users = get_user_model()._default_manager
-        user, _ = users.get_or_create(username=USER, defaults={"is_staff": True, "is_superuser": True})
+        user, _ = User.objects.get_or_create(username=NAME, defaults={"is_staff": True, "is_superuser": True})
         if not user.check_password(password):
             user.set_password(password)
             user.save()
-        settings.CHAT_SIGN_IN_AS = USER
+        settings.CHAT_SIGN_IN_AS = NAME
         return password
 
     def choose(self, provider: str, model: LocalModel) -> None:
@@ -94,9 +95,21 @@ class Command(BaseCommand):
         return "local"
 
     def serve(self, port: int, password: str) -> None:
-        endpoints = build_endpoint_description_strings(host=HOST, port=port)
-        Server(ASGIStaticFilesHandler(application), endpoints, ready_callable=lambda: self.welcome(port, password)).run()
+        Server(
+            ASGIStaticFilesHandler(application),  # type: ignore[arg-type]
+            build_endpoint_description_strings(host=HOST, port=port),
+            ready_callable=lambda: self.welcome(port, password),
+        ).run()
+        self.settle()
         self.stdout.write("Stopped.")
+
+    def settle(self) -> None:
+        """End what Daphne leaves open when a browser still holds a connection: Python 3.11 would crash over it."""
+        loop = asyncio.get_event_loop()
+        if tasks := asyncio.all_tasks(loop):
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.wait(tasks, timeout=5))
 
     def welcome(self, port: int, password: str) -> None:
         alias = settings.CONVERSE_DEFAULT_PROVIDER
@@ -104,10 +117,10 @@ class Command(BaseCommand):
         lines = {
             "Open": self.style.SUCCESS(address),
             "Admin": f"{address}admin/",
-            "Signed in as": f"{USER}, password {password}",
+            "Signed in as": f"{NAME}, password {password}",
             "Answering": settings.CONVERSE_PROVIDERS[alias]["OPTIONS"].get("model", alias),
             "Files": settings.DATA_DIR,
         }
-        width = max(map(len, lines))
-        self.stdout.write("\n".join(["", *(f"  {name:<{width}}  {value}" for name, value in lines.items()), "", "Ctrl-C stops."]))
+        self.stdout.write("".join(f"\n  {name:<12}  {value}" for name, value in lines.items()))
+        self.stdout.write("\nCtrl-C stops.")
         self.stdout.flush()

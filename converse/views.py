@@ -1,0 +1,46 @@
+"""HTTP doors to the log, for clients that poll."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+from django.http import HttpRequest, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET
+
+from converse.choices import Action
+from converse.events import frame
+from converse.models import Conversation
+from converse.permissions import find
+from converse.replays import read
+
+DIGITS = 18  # of an offset; what is longer no database counts
+
+
+@require_GET
+@never_cache
+async def log(request: HttpRequest, uuid: UUID) -> JsonResponse:
+    """Give what came after a cursor (``?after=17&epoch=…``) as a ``Replay``, or without one a ``Snapshot``.
+
+    The same frames as the websocket's, for clients that cannot keep a connection: poll, apply, keep the new cursor.
+    """
+    after = request.GET.get("after")
+    if after is not None and not (after.isascii() and after.isdigit() and len(after) <= DIGITS):
+        return problem(400, "invalid", "must be a whole number, 0 or more", "after")
+    try:
+        conversation = await sync_to_async(find)(await request.auser(), uuid, Action.READ)
+    except Conversation.DoesNotExist:
+        return problem(404, "not_found", "There is no such conversation.")
+    epoch = request.GET.get("epoch")
+    found = await sync_to_async(read)(conversation.pk, None if after is None else int(after), epoch)
+    if found is None:  # purged in this very moment
+        return problem(404, "not_found", "There is no such conversation.")
+    return JsonResponse(frame(found))
+
+
+def problem(status: int, code: str, reason: str, field: str = "") -> JsonResponse:
+    """Say what is wrong with a request, in the words of the websocket's errors."""
+    details: dict[str, Any] = {"code": code, "reason": reason, **({"field": field} if field else {})}
+    return JsonResponse(details, status=status)

@@ -1,0 +1,132 @@
+"""The stacks that the fault tests run on, and the processes of one test."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.faults.readers import Reader
+from tests.servers import Redis, Server, Shell, database
+from tests.faults.services import require
+
+STACKS = {"postgresql-redis": ("postgresql", "redis"), "sqlite-memory": ("sqlite", "memory")}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is a coroutine, in a loop of its own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
+    asyncio.run(pyfuncitem.obj(**arguments))
+    return True
+
+
+class Stack:
+    """A database and a channel layer, for all tests of a run."""
+
+    def __init__(self, name: str, directory: Path, exits: ExitStack) -> None:
+        engine, layer = STACKS[name]
+        self.name = name
+        self.directory = directory
+        self.crosses_processes = layer == "redis"
+        environment = {
+            "DJANGO_SETTINGS_MODULE": "tests.faults.settings",
+            "CONVERSE_TEST_DATABASE": engine,
+            "CONVERSE_TEST_DATABASE_NAME": f"converse_faults_{uuid4().hex[:8]}",
+            "CONVERSE_TEST_DATABASE_FILE": str(directory / "faults.sqlite3"),
+            "CONVERSE_TEST_LAYER": layer,
+        }
+        self.redis = None
+        if layer == "redis":
+            self.redis = exits.enter_context(Redis(directory))
+            environment["CONVERSE_TEST_REDIS"] = self.redis.url
+        self.environment = exits.enter_context(database(environment, directory / "database.log"))
+
+
+class World:
+    """The processes of one test, and what it has made in the database."""
+
+    def __init__(self, stack: Stack, exits: ExitStack) -> None:
+        self.stack = stack
+        self.redis = stack.redis
+        self.exits = exits
+        self.shell = self.open_shell()
+        account = self.shell.do("sign_in")
+        self.user, self.session = account["user"], account["session"]
+
+    def environment(self, faults: dict[str, Any] | None = None, **settings: Any) -> dict[str, str]:
+        return {
+            **self.stack.environment,
+            "CONVERSE_TEST_FAULTS": json.dumps(faults or {}),
+            "CONVERSE_TEST_SETTINGS": json.dumps(settings),
+        }
+
+    def serve(self, kind: str, faults: dict[str, Any] | None = None, **settings: Any) -> Server:
+        """Start a web server, with faults in its layer and settings of its own."""
+        log = self.stack.directory / f"{kind}-{uuid4().hex}.log"
+        return self.exits.enter_context(Server(kind, self.environment(faults, **settings), log))
+
+    def open_shell(self, **settings: Any) -> Shell:
+        """Start another process of the site."""
+        log = self.stack.directory / f"shell-{uuid4().hex}.log"
+        return self.exits.enter_context(Shell(self.environment(**settings), log))
+
+    def conversations(self, count: int) -> list[str]:
+        return self.shell.do("start_conversations", user=self.user, count=count)
+
+    def reader(self, server: Server, conversations: list[str], **options: Any) -> Reader:
+        return Reader(server, self.session, conversations, **options)
+
+    def check(self, *readers: Reader) -> None:
+        """Assert that everybody has exactly what is stored, and got it in order."""
+        stored = {uuid: self.shell.do("stored", conversation=uuid) for uuid in {u for r in readers for u in r.copies}}
+        for reader in readers:
+            assert reader.violations == []
+            assert reader.errors == []
+            for uuid, copy in reader.copies.items():
+                messages = stored[uuid]["messages"]
+                assert copy.offset == stored[uuid]["head"]
+                assert list(copy.messages) == list(messages)
+                for message, facts in messages.items():
+                    assert copy.messages[message]["content"] == facts["content"]
+                    assert copy.messages[message]["status"] == facts["status"]
+
+
+@pytest.fixture(scope="session")
+def stacks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Stack]]:
+    with ExitStack() as exits:
+
+        class Stacks(dict[str, Stack]):
+            def __missing__(self, name: str) -> Stack:
+                self[name] = Stack(name, tmp_path_factory.mktemp(name), exits)
+                return self[name]
+
+        yield Stacks()
+
+
+@pytest.fixture(params=STACKS)
+def stack(request: pytest.FixtureRequest, stacks: dict[str, Stack]) -> Stack:
+    if request.param == "postgresql-redis":
+        require("postgresql")
+        require("redis-server")
+    return stacks[request.param]
+
+
+@pytest.fixture
+def world(stack: Stack) -> Iterator[World]:
+    with ExitStack() as exits:
+        yield World(stack, exits)
+
+
+@pytest.fixture(params=["daphne", "uvicorn"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
