@@ -8,13 +8,13 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from channels.layers import BaseChannelLayer, get_channel_layer
 
 from converse import loops
 from converse.conf import settings
 from converse.events import Event, StreamUpdate
+from converse.loops import PerLoop
 
 logger = logging.getLogger(__name__)
 
@@ -114,8 +114,8 @@ async def _send(found: BaseChannelLayer, group: str, messages: Iterable[dict[str
             logger.warning("A message to %s could not be published: %r", group, exc)
 
 
-_publishers: WeakKeyDictionary[asyncio.AbstractEventLoop, _Publisher] = WeakKeyDictionary()
+_publisher = PerLoop(_Publisher)
 
 
 def _enqueue(batches: list[list[dict[str, Any]]]) -> None:
-    _publishers.setdefault(asyncio.get_running_loop(), _Publisher()).enqueue(batches)
+    _publisher().enqueue(batches)

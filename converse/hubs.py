@@ -10,19 +10,19 @@ from functools import cached_property
 from time import monotonic
 from typing import Any, ParamSpec, Protocol, TypeVar
 from uuid import uuid4
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 from django.db import DatabaseError, InterfaceError
 
 from converse import loops, records
 from converse.broadcasting import group_name, layer, whisper
+from converse.closing import settle_abandoned
 from converse.conf import settings
 from converse.events import Event, Here, Joining, Leaving, frame
 from converse.log import database
-from converse.loops import DatabaseThread
+from converse.loops import DatabaseThread, PerLoop
 from converse.presence import ANNOUNCE, Member, Roster
 from converse.replies import start_queued
-from converse.streaming import settle_abandoned
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ R = TypeVar("R")
 
 IDLE = 5  # sweeps are this many times rarer while nothing happens
 QUIET = 10.0  # seconds without an event after which a process counts as idle
+GRACE = 0.2  # of a sweep's interval, for events on their way: without it a busy sweep has everybody read the table
 RETUNE = 5.0  # seconds between two looks for groups that the layer would not let us into
 REJOIN = 60.0  # seconds between two renewals of all groups: memberships end silently (channels#1371)
 PATIENCE = 5.0  # seconds for the layer to add or discard a group
@@ -165,10 +166,10 @@ class Hub:
             return
         async with self._tuning.setdefault(uuid, asyncio.Lock()):
             had = self._groups.get(uuid, "")
-            if had and (uuid not in self.readers or had != self._channel):
-                if await _attempt(found.group_discard(group_name(uuid), had)):
-                    had = self._groups.pop(uuid) and ""
-            if uuid in self.readers and (again or not had or had != self._channel):
+            stale = bool(had) and (uuid not in self.readers or had != self._channel)
+            if stale and await _attempt(found.group_discard(group_name(uuid), had)):
+                del self._groups[uuid]
+            if uuid in self.readers and (again or stale or not had):
                 await _attempt(self._enter_group(found, uuid))
 
     async def _enter_group(self, found: Any, uuid: str) -> None:
@@ -196,16 +197,17 @@ class Hub:
                 if monotonic() - announced > ANNOUNCE:
                     announced = monotonic()
                     self._announce()
-                if await self._look(list(self.readers)):
+                if await self._look(list(self.readers), settings.CONVERSE_SWEEP_INTERVAL * GRACE):
                     self._active = monotonic()
                 await self.query(_settle, [next(iter(readers)).conversation_id for readers in self.readers.values()])
             except Exception as exc:  # whatever it was: without a sweeper readers could wait for ever
                 logger.warning("Heads could not be looked at: %r", exc)
 
-    async def _look(self, uuids: Iterable[str]) -> bool:
-        """Tell readers their heads; say whether any of them was behind."""
+    async def _look(self, uuids: Iterable[str], grace: float = 0) -> bool:
+        """Tell readers their heads, when what is on its way had time to come; say whether any of them was behind."""
         behind = False
         heads = await self.query(_heads, list(uuids))
+        await asyncio.sleep(grace)
         for uuid in uuids:
             head, epoch = heads.get(uuid, GONE)
             for reader in self.readers.get(uuid, ()):
@@ -282,12 +284,9 @@ def _settle(conversation_ids: list[int]) -> None:
     start_queued(conversation_ids)
 
 
-_hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
+_hubs = PerLoop(Hub)
 
 
 def hub() -> Hub:
     """Give the hub of the running loop."""
-    loop = asyncio.get_running_loop()
-    if loop not in _hubs:
-        _hubs[loop] = Hub()
-    return _hubs[loop]
+    return _hubs()

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, transaction
 from django.utils import timezone
@@ -22,7 +22,7 @@ from converse.drafts import checked
 from converse.events import StreamUpdate
 from converse.exceptions import AnotherWriter, InvalidMessage, JournalUnavailable, MessageClosed
 from converse.log import database
-from converse.loops import DatabaseThread
+from converse.loops import DatabaseThread, PerLoop
 from converse.managers import NewChunk
 
 logger = logging.getLogger(__name__)
@@ -380,15 +380,12 @@ def _look(writers: Sequence[Writer]) -> set[int]:
 
 
 _watched: WeakValueDictionary[int, Writer] = WeakValueDictionary()
-_journals: WeakKeyDictionary[asyncio.AbstractEventLoop, Journal] = WeakKeyDictionary()
+_journals = PerLoop(Journal)
 
 
 def current() -> Journal:
     """Give the journal of the running loop."""
-    loop = asyncio.get_running_loop()
-    if loop not in _journals:
-        _journals[loop] = Journal()
-    return _journals[loop]
+    return _journals()
 
 
 def closed(message_id: int) -> None:

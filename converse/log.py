@@ -37,13 +37,10 @@ class Log:
         self.head += 1
         return self.head
 
-    def tell(
-        self, event: Event, signal: Signal | None = None, sender: type[Any] | None = None, **arguments: Any
-    ) -> None:
+    def tell(self, event: Event, signal: Signal, sender: type[Any], **arguments: Any) -> None:
         """Publish an event, and send a signal, once what was written is committed."""
         self.events.append(event)
-        if signal is not None:
-            self.signals.append(partial(signal.send_robust, sender, **arguments))
+        self.signals.append(partial(signal.send_robust, sender, **arguments))
 
     def announce(self) -> None:
         broadcasting.publish(self.epoch, self.events)

@@ -6,16 +6,18 @@ import asyncio
 import contextvars
 import os
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from asgiref.sync import AsyncToSync, sync_to_async
 from django.db import connections
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class _Background:
@@ -79,6 +81,26 @@ def keep(task: asyncio.Task[Any]) -> None:
     task.add_done_callback(_tasks.discard)
 
 
+class PerLoop(Generic[T]):
+    """One of something in each event loop: made when first asked for, let go when its loop is closed.
+
+    Not weakly by the loop: whatever waits in a loop, a lock for one, holds it, and would hold itself for ever.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._made: dict[asyncio.AbstractEventLoop, T] = {}
+
+    def __call__(self) -> T:
+        """Give that of the running loop."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._made:
+            for closed in [other for other in list(self._made) if other.is_closed()]:
+                self._made.pop(closed, None)
+            self._made[loop] = self._make()
+        return self._made[loop]
+
+
 class DatabaseThread:
     """Runs ORM code for a long-lived part of the process in one thread, with one connection, of its own.
 
@@ -88,6 +110,7 @@ class DatabaseThread:
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="converse-database")
+        weakref.finalize(self, _end, self._executor).atexit = False
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function in the thread; a connection that broke is closed, for the next call to open a new one."""
@@ -96,6 +119,11 @@ class DatabaseThread:
         if loop in AsyncToSync.loop_thread_executors:
             return await sync_to_async(call)()
         return await loop.run_in_executor(self._executor, call)
+
+
+def _end(executor: ThreadPoolExecutor) -> None:
+    executor.submit(connections.close_all)
+    executor.shutdown(wait=False)
 
 
 def _with_connections(call: Callable[[], R]) -> R:

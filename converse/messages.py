@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from converse import records
 from converse.choices import Role, Status
+from converse.closing import close_in
 from converse.drafts import Draft, jsonable, parse_all
 from converse.events import (
     ConversationCreated,
@@ -32,7 +33,6 @@ from converse.signals import (
     message_deleted,
     message_updated,
 )
-from converse.streaming import close_in
 
 if TYPE_CHECKING:
     from converse.managers import ConversationQuerySet, MessageQuerySet

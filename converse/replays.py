@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from django.db.models import Q
@@ -30,7 +31,8 @@ from converse.log import database
 if TYPE_CHECKING:
     from converse.models import Conversation, Message
 
-PAGE = 20_000  # chunk rows in one replay
+PAGE = 20_000  # chunk rows in one replay, which holds no more text than a window but for its last row
+STEPS = (10, 100, 1000, 10_000)  # chunk rows read at a time: few at first, for nobody knows how large they are
 
 CLOSING = {Status.COMPLETED: MessageCompleted, Status.FAILED: MessageFailed, Status.CANCELLED: MessageCancelled}
 
@@ -54,18 +56,12 @@ def read(conversation_id: int, after: int | None, epoch: str | None) -> Replay |
 
 
 def _replay(conversation: Conversation, after: int, head: int) -> Replay:
-    chunks = _chunks(conversation.pk, after, head)
-    if len(chunks) == PAGE:
-        head = chunks[-1][2]
-    changed = Q(changed_offset__gt=after) | Q(status__in=OPEN)
-    found = records.Message.all_objects.using(database()).filter(
-        changed, conversation_id=conversation.pk, offset__lte=head
-    )
-    messages = {message.pk: message for message in found.select_related("reply_to").order_by("offset")}
+    chunks, head = _chunks(conversation.pk, after, head)
+    messages = _changed(conversation.pk, after, head)
     texts = _packed(chunks)
     events: list[Event] = []
     uuid = str(conversation.uuid)
-    for message in messages.values():
+    for message in messages:
         events += _message_events(uuid, message, texts.get(message.pk, []), after, head)
     if after < conversation.changed_offset <= head:
         told = ConversationDeleted if conversation.deleted_at else ConversationUpdated
@@ -75,15 +71,30 @@ def _replay(conversation: Conversation, after: int, head: int) -> Replay:
     )
 
 
+def _changed(conversation_id: int, after: int, head: int) -> list[Message]:
+    """Read the messages that something was told of between two offsets; the content of those only that are told whole."""
+    changed = Q(changed_offset__gt=after) | Q(status__in=OPEN)
+    stored = records.Message.all_objects.using(database()).filter(conversation_id=conversation_id)
+    found = stored.filter(changed, offset__lte=head).select_related("reply_to").order_by("offset")
+    messages = list(found.defer("content", "parts", "reply_to__content", "reply_to__parts"))
+    whole = [message.pk for message in messages if message.offset > after and _closed(message, head)]
+    contents = {pk: rest for pk, *rest in stored.filter(pk__in=whole).values_list("pk", "content", "parts")}
+    for message in messages:
+        message.content, message.parts = contents.get(message.pk, ("", []))
+    return messages
+
+
+def _closed(message: Message, head: int) -> bool:
+    return message.closed_offset is not None and message.closed_offset <= head
+
+
 def _message_events(uuid: str, message: Message, texts: Sequence[Row], after: int, head: int) -> Iterable[Event]:
     """Tell what became of one message between two offsets."""
     if message.deleted_at:
-        if message.changed_offset > after:
-            yield MessageDeleted(
-                conversation_id=uuid, message_id=str(message.uuid), offset=min(message.changed_offset, head)
-            )
+        offset = min(message.changed_offset, head)
+        yield MessageDeleted(conversation_id=uuid, message_id=str(message.uuid), offset=offset)
         return
-    closed = message.closed_offset is not None and message.closed_offset <= head
+    closed = _closed(message, head)
     if message.offset > after:
         if closed:
             yield message.event(MessageCreated, uuid, offset=message.offset)
@@ -121,10 +132,23 @@ def _update(uuid: str, message: Message, row: Row) -> StreamUpdate:
     )
 
 
-def _chunks(conversation_id: int, after: int, head: int) -> list[Row]:
-    chunks = records.MessageChunk.objects.using(database())
-    rows = chunks.filter(conversation_id=conversation_id, offset__gt=after, offset__lte=head)
-    return list(rows.order_by("offset").values_list(*COLUMNS)[:PAGE])
+def _chunks(conversation_id: int, after: int, head: int) -> tuple[list[Row], int]:
+    """Read chunks, as many as fit into one replay; give them, and the offset up to which there are no others."""
+    chunks = records.MessageChunk.objects.using(database()).filter(conversation_id=conversation_id, offset__lte=head)
+    rows = chunks.order_by("offset").values_list(*COLUMNS)
+    found: list[Row] = []
+    size, limit = 0, settings.CONVERSE_WINDOW
+    steps = chain(STEPS, repeat(STEPS[-1]))
+    while True:
+        step = next(steps)
+        some = list(rows.filter(offset__gt=found[-1][2] if found else after)[: min(step, PAGE - len(found))])
+        for row in some:
+            found.append(row)
+            size += len(row[5])
+            if size > limit or len(found) == PAGE:
+                return found, row[2]
+        if len(some) < step:
+            return found, head
 
 
 def _packed(rows: Iterable[Row]) -> dict[int, list[Row]]:

@@ -9,17 +9,20 @@ from collections.abc import Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync, sync_to_async
+from django.core.exceptions import ObjectDoesNotExist
 from django.db import transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from converse import journal, records
 from converse.choices import ErrorType, Policy, Role, Status
+from converse.closing import close, close_in, settle_abandoned, settle_in
 from converse.conf import settings
-from converse.deltas import Delta, Finish, ReasoningDelta, RefusalDelta, Started, TextDelta, ToolCallDelta, Usage
+from converse.deltas import Delta, Finish, ReasoningDelta, RefusalDelta, Started, TextDelta, Usage
 from converse.drafts import Content, Draft
 from converse.events import MessageUpdated
 from converse.exceptions import ConversationBusy, ConverseError, InvalidMessage, MessageClosed, ProviderError
@@ -29,7 +32,7 @@ from converse.providers import get_provider
 from converse.providers.base import Prompt, PromptMessage
 from converse.runners import runner
 from converse.signals import message_updated
-from converse.streaming import Stream, close, close_in, open_message, settle_abandoned, settle_in
+from converse.streaming import Stream, open_message
 
 if TYPE_CHECKING:
     from converse.models import Conversation, Message
@@ -84,7 +87,7 @@ def _prepare(
         raise InvalidMessage("must not be empty")
     with writing(conversation.pk) as log:
         messages = records.Message.all_objects.using(database()).filter(conversation_id=conversation.pk)
-        if external_id and (known := messages.filter(reply_to__external_id=external_id).order_by("offset").first()):
+        if external_id and (known := _known(messages, external_id)):
             return known
         queued = _make_room(log, messages, chosen)
         asked = (
@@ -102,6 +105,13 @@ def _prepare(
             options=dict(options or {}),
             metadata=metadata,
         )
+
+
+def _known(messages: Any, external_id: str) -> Message | None:
+    """Give the reply to a turn that was sent before."""
+    replies = messages.filter(reply_to__external_id=external_id).select_related("reply_to")
+    first: Message | None = replies.order_by("offset").first()
+    return first
 
 
 def _policy(policy: str) -> Policy:
@@ -197,8 +207,7 @@ def start_queued(conversation_ids: Iterable[int] | None = None) -> int:
 
 def after_close(sender: type[Message], message: Message, **kwargs: Any) -> None:
     """Let the next in the queue go on when a reply closed; a receiver of the three closing signals."""
-    if message.role == Role.ASSISTANT:
-        start_queued([message.conversation_id])
+    start_queued([message.conversation_id])
 
 
 async def run(message_id: int) -> None:
@@ -213,12 +222,19 @@ async def run(message_id: int) -> None:
         async with stream:
             await _drive(stream, message.provider, prompt)
     except MessageClosed:
-        if stream.usage:  # stopped: what was spent by then is known only here
-            await thread.run(update, message, **stream.spent())
+        if spent := stream.spent():  # stopped: what was spent by then is known only here
+            await thread.run(_add_to_closed, message, spent)
     except ConverseError as exc:
         logger.warning("Reply %s failed: %s", message.uuid, exc)
     except Exception:
         logger.exception("Reply %s failed", message.uuid)
+
+
+def _add_to_closed(message: Message, spent: Mapping[str, Any]) -> None:
+    try:
+        update(message, **spent)
+    except ObjectDoesNotExist:
+        pass  # not stopped but purged
 
 
 def _claim(message_id: int) -> Message | None:
@@ -277,11 +293,11 @@ async def _drive(stream: Stream, alias: str, prompt: Prompt) -> None:
     """Let the provider answer; try again while it has said nothing and its error may pass."""
     try:
         async with asyncio.timeout(settings.CONVERSE_TOTAL_TIMEOUT):
-            for tried in range(settings.CONVERSE_RETRIES + 1):
+            for tried in count():
                 try:
                     return await _answer(stream, alias, prompt)
                 except ProviderError as exc:
-                    if stream.touched or not exc.retryable or tried == settings.CONVERSE_RETRIES:
+                    if stream.touched or not exc.retryable or tried >= settings.CONVERSE_RETRIES:
                         raise
                     logger.info("Reply %s: attempt %d failed: %s", stream.message.uuid, tried + 1, exc)
                     await asyncio.sleep(_delay(tried, exc.retry_after))
@@ -326,7 +342,7 @@ async def _take(stream: Stream, delta: Delta) -> None:
             stream.metadata["provider_finish_reason"] = delta.raw
         case TextDelta() | RefusalDelta() | ReasoningDelta():
             await stream.aappend(replace(delta, text=storable(delta.text)))
-        case ToolCallDelta():
+        case _:
             await stream.aappend(replace(delta, arguments=storable(delta.arguments)))
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from django.db.models import Exists, OuterRef, Q
 
 from converse import records
+from converse.closing import assemble
 from converse.events import MessageUpdated
 from converse.log import database, writing
 from converse.messages import renumber
 from converse.signals import message_updated
-from converse.streaming import assemble
 
 if TYPE_CHECKING:
     from converse.managers import ChunkQuerySet, ConversationQuerySet, MessageQuerySet

@@ -30,6 +30,13 @@ def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -
                 )
 
 
+@pytest.fixture(autouse=True)
+def unmeasured_faults(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the many processes of the fault tests out of coverage, which slows them: what they run others run too."""
+    if "faults" in request.path.parts:
+        monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[pytest.TestReport]:
     """With CONVERSE_REQUIRE_SERVICES a test must not be skipped because something is missing."""

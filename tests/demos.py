@@ -24,7 +24,7 @@ def environment(folder: str | Path, **variables: str) -> dict[str, str]:
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-W", "error::ResourceWarning", str(ROOT / "manage.py"), "demo", *arguments]
+    return [sys.executable, str(ROOT / "manage.py"), "demo", *arguments]
 
 
 class Demo:

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from converse.closing import assemble
 from converse.models import Conversation
 from converse.models.messages import PUBLIC_PART
-from converse.streaming import assemble
 from converse.subscriptions import Subscription, subscribe
 
 

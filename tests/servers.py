@@ -111,9 +111,7 @@ class Redis(Process):
     def __init__(self, directory: Path) -> None:
         self.port = free_port()
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        super().__init__(
-            [*command, "--dir", str(directory)], {}, directory / "redis.log", stdout=subprocess.DEVNULL
-        )
+        super().__init__([*command, "--dir", str(directory)], {}, directory / "redis.log", stdout=subprocess.DEVNULL)
 
     @property
     def url(self) -> str:

@@ -303,7 +303,7 @@ class TranscriptTests(AdminTestCase):
             'converse-role-user"',
             f'id="message-{answer.uuid}"',
             '<div class="converse-text">Where?\n\n**Here**</div>',
-            '<details class="converse-aside"><summary>Reasoning</summary><div class="converse-text">Hm.</div></details>',
+            '<summary>Reasoning</summary><div class="converse-text">Hm.</div></details>',
             "<code>rainfall</code> <small>call_1</small>",
             "{\n  &quot;city&quot;: &quot;Madrid&quot;\n}",
             "default / m-1",

@@ -30,11 +30,6 @@ class PublishingTests(SimpleTestCase):
         assert len(self.layer.sent) == count
         return self.layer.sent
 
-    async def publisher(self):
-        """Give the publisher of the running loop, as soon as there is one."""
-        await until(lambda: asyncio.get_running_loop() in broadcasting._publishers)
-        return broadcasting._publishers[asyncio.get_running_loop()]
-
     async def test_an_event_goes_to_its_conversations_group_in_the_order_of_the_log(self):
         settle()
         channel = await self.layer.new_channel()
@@ -103,7 +98,7 @@ class PublishingTests(SimpleTestCase):
             await until(lambda: logs.records)
         publish("e", [update(2)])  # during the rest: dropped, readers find it in the table
         self.layer.failing.clear()
-        publisher = await self.publisher()
+        publisher = broadcasting._publisher()
         await asyncio.wait_for(publisher.task, 10)
         publish("e", [update(3)])
         [message] = await self.sent(1)
@@ -137,7 +132,7 @@ class PublishingTests(SimpleTestCase):
         await until(lambda: "group_send" in self.layer.calls)
         for offset in range(broadcasting.QUEUE_LIMIT + 10):
             publish("e", [update(offset)])
-        publisher = await self.publisher()
+        publisher = broadcasting._publisher()
         await until(lambda: len(publisher.waiting) == broadcasting.QUEUE_LIMIT)
         publisher.task.cancel()
 
@@ -151,8 +146,8 @@ class PublishingTests(SimpleTestCase):
         settle()
         with override_settings(CONVERSE_CHANNEL_LAYER="none"):
             publish("e", [update(1)])
-            publisher = await self.publisher()
-            await until(lambda: publisher.task.done() and not publisher.waiting)
+            publisher = broadcasting._publisher()
+            await until(lambda: publisher.task and publisher.task.done() and not publisher.waiting)
         assert self.layer.sent == []
 
     def test_a_loop_that_closes_in_this_very_moment_is_no_ones_trouble(self):

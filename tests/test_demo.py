@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -157,24 +158,23 @@ class CommandTests(SimpleTestCase):
             assert demo.says("Answering") == "echo"
             assert notice in get(visitor()[0], demo.url)
 
-    def test_ctrl_c_ends_it_even_with_a_page_open(self):
+    def test_ctrl_c_ends_it_in_the_middle_of_a_reply_with_a_page_open(self):
         for how in (signal.SIGINT, signal.SIGTERM):
-            with (
-                self.subTest(how.name),
-                TemporaryDirectory() as folder,
-                Demo("--provider", "echo", folder=folder) as demo,
-            ):
+            with self.subTest(how.name), Demo("--provider", "echo", ECHO_DELAY="0.2") as demo:
                 browser, jar = visitor()
-                get(browser, demo.url)
+                url, _ = post(browser, f"{demo.url}new/", get(browser, demo.url), question="again and " * 200)
                 cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in jar)
                 address = demo.url.replace("http", "ws") + "converse/ws/"
                 with connect(address, origin=demo.url.rstrip("/"), additional_headers={"Cookie": cookies}) as socket:
-                    socket.send('{"type": "ping"}')
-                    assert socket.recv() == '{"type":"pong"}'
+                    socket.send(json.dumps({"type": "subscribe", "conversation": url.split("/")[-2]}))
+                    while '"StreamUpdate"' not in socket.recv(PATIENCE):
+                        pass
                     demo.stop(how)
-                assert demo.code == 0
-                assert demo.said.endswith("Stopped.\n")
-                assert "Traceback" not in demo.said
+                assert demo.code == 0, demo.said
+                assert demo.said.endswith("Ctrl-C stops.\nStopped.\n")
+                with closing(sqlite3.connect(demo.folder / "db.sqlite3")) as database:
+                    replies = database.execute("SELECT status FROM converse_message WHERE role = 'assistant'")
+                    assert replies.fetchall() == [("cancelled",)]
 
     def test_a_second_start_finds_everything_again(self):
         with Demo("--provider", "echo") as demo:

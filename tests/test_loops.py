@@ -11,7 +11,7 @@ from django.db import DatabaseError, Error, connection, connections, transaction
 from django.test import SimpleTestCase, TransactionTestCase
 
 from converse import loops
-from converse.loops import DatabaseThread, background, home, run_in, settle
+from converse.loops import DatabaseThread, PerLoop, background, home, run_in, settle
 from tests.readers import until
 
 place: ContextVar[str] = ContextVar("place", default="nowhere")
@@ -64,6 +64,22 @@ class HomeTests(SimpleTestCase):
 
         asyncio.run(main())
         assert home() is background()
+
+
+class PerLoopTests(SimpleTestCase):
+    def test_each_loop_has_one_of_its_own_and_a_closed_one_has_none(self):
+        class Thing:
+            def __init__(self):
+                self.loop = asyncio.get_running_loop()
+
+        async def main():
+            assert things() is things()
+            assert things().loop is asyncio.get_running_loop()
+
+        things = PerLoop(Thing)
+        for _ in range(3):
+            asyncio.run(main())
+        assert len(things._made) == 1
 
 
 class DatabaseThreadTests(TransactionTestCase):

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
+from django.db import connection
+from django.db.models.signals import post_delete
 from django.template import Template, engines
 from django.test import TestCase
 
+from converse import records
 from converse.drafts import (
     AssistantMessage,
     Draft,
@@ -14,7 +19,7 @@ from converse.drafts import (
     UserMessage,
 )
 from converse.exceptions import InvalidMessage, MessageClosed
-from converse.models import Conversation, Message
+from converse.models import Conversation, ConversationParticipant, Message
 from converse.signals import conversation_updated, message_created, message_deleted, message_updated
 
 ROLES = ["user", "assistant", "system", "tool_call", "tool_result"]
@@ -141,6 +146,11 @@ class AddingTests(TestCase):
         )
         assert both[0] == both[1]
         assert self.conversation.messages.count() == 2
+
+    def test_a_database_that_tells_no_keys_of_a_bulk_insert_does_as_well(self):
+        with patch.object(type(connection.features), "can_return_rows_from_bulk_insert", False):
+            added = self.conversation.add_messages("1", "2")
+        assert [message.pk for message in added] == list(self.conversation.messages.values_list("pk", flat=True))
 
     def test_every_message_is_announced_after_the_commit(self):
         seen = []
@@ -299,6 +309,11 @@ class HidingTests(TestCase):
         with pytest.raises(InvalidMessage, match="metadata"):
             same.update_metadata(c=object())
 
+    def test_a_participant_of_a_conversation_that_is_gone_troubles_nobody(self):
+        orphan = ConversationParticipant(conversation_id=10**6, user_id=1)
+        post_delete.send(sender=ConversationParticipant, instance=orphan)
+        assert ConversationParticipant.objects.count() == 0
+
     def test_a_title_too_long_is_refused_before_anything_is_written(self):
         for call in (lambda: self.conversation.rename("x" * 256), lambda: Conversation.objects.start(title="x" * 256)):
             with pytest.raises(InvalidMessage, match="title: may have 255 characters, not 256"):
@@ -310,6 +325,10 @@ class HidingTests(TestCase):
         gone = Conversation(pk=10**6)
         with pytest.raises(Conversation.DoesNotExist):
             gone.add_user_message("x")
+
+    def test_the_records_are_found_by_name_and_nothing_else_is(self):
+        assert records.Message is Message
+        assert not hasattr(records, "__wrapped__")
 
     def test_rows_say_what_they_are(self):
         assert str(self.conversation) == "Plans"

@@ -185,10 +185,26 @@ class ReplayTests(TestCase):
             message = self.conversation.start_streaming_assistant()
             Message.objects.filter(pk=message.pk).update(reply_to=asked)
             message.append_chunk("Because")
-        with self.assertNumQueries(3):
+        with self.assertNumQueries(4):
             read(self.conversation.pk, 0, epoch)
         with self.assertNumQueries(3):
             read(self.conversation.pk, None, epoch)
+
+    def test_a_replay_holds_no_more_text_than_a_window_and_the_next_goes_on(self):
+        message = self.conversation.start_streaming_assistant()
+        reader = Reading(self.conversation)
+        reader.once()
+        for _ in range(30):
+            message.append_chunk("x" * 100)
+        message.complete_streaming()
+        sizes = []
+        with override_settings(CONVERSE_WINDOW=1000):
+            while reader.assembled.offset < Conversation.objects.get().last_offset:
+                before = len(reader.assembled.texts[str(message.uuid)])
+                reader.once()
+                sizes.append(len(reader.assembled.texts[str(message.uuid)]) - before)
+        assert sizes == [1100, 1100, 800]
+        assert reader.assembled.texts == {str(message.uuid): "x" * 3000}
 
     def test_a_snapshot_of_closed_messages_asks_for_no_chunks(self):
         self.conversation.create_user_message("Hi")

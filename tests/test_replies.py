@@ -11,12 +11,12 @@ from django.db.models.functions import Now
 from django.test import TestCase, TransactionTestCase, override_settings
 
 from converse.choices import FinishReason
+from converse.closing import settle_abandoned
 from converse.deltas import Finish, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage
 from converse.exceptions import ConversationBusy, InvalidMessage, ProviderError, UnknownProvider
 from converse.models import Conversation, Message
 from converse.replies import run, start_queued, storable
 from converse.signals import message_cancelled, message_completed, message_failed
-from converse.streaming import settle_abandoned
 from converse.testing import Script, scripted
 
 OVERLOADED = ProviderError("busy", type="overloaded", retryable=True, retry_after=0)
@@ -279,7 +279,7 @@ class StopTests(TestCase):
 
     async def test_a_stop_breaks_off_the_provider_and_keeps_text_and_usage(self):
         never = asyncio.Event()
-        with scripted([Usage(input=5), "so far", never]) as script:
+        with scripted([Started(), Started(model="m-1"), Usage(input=5), "so far", never]) as script:
             reply = await self.conversation.areply("Hi")
             running = asyncio.create_task(run(reply.pk))
             async with asyncio.timeout(5):
@@ -289,7 +289,19 @@ class StopTests(TestCase):
                 await running
         await reply.arefresh_from_db()
         assert (reply.status, reply.content, reply.input_tokens, script.closed) == ("cancelled", "so far", 5, 1)
+        assert reply.model == "m-1"
         assert not await reply.astop()
+
+    async def test_a_reply_whose_conversation_is_purged_ends_without_a_fault(self):
+        with scripted([Usage(input=5), "so far", asyncio.Event()]) as script:
+            reply = await self.conversation.areply("Hi")
+            running = asyncio.create_task(run(reply.pk))
+            async with asyncio.timeout(5):
+                while await reply.atext() != "so far":
+                    await asyncio.sleep(0.01)
+                await self.conversation.apurge()
+                await running
+        assert script.closed == 1
 
     async def test_a_reply_stopped_before_it_began_never_asks_the_provider(self):
         with scripted(["x"]) as script:

@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase as HypothesisTestCase
 
+from converse import journal
+from converse.closing import settle_abandoned, settle_in
 from converse.deltas import ReasoningDelta, RefusalDelta, TextDelta, ToolCallDelta, Usage
 from converse.exceptions import AnotherWriter, InvalidMessage, MessageClosed, ProviderError
+from converse.log import writing
 from converse.models import Conversation, Message
 from converse.signals import message_cancelled, message_completed, message_failed
-from converse.streaming import settle_abandoned
 
 
 class OriginalFlowTests(TestCase):
@@ -295,6 +297,49 @@ class AsynchronousStreamTests(TestCase):
         assert 1 <= await message.chunks.acount() < 500
         assert message.is_completed
 
+    async def test_a_delta_without_anything_in_it_adds_nothing(self):
+        async with self.conversation.astream_reply() as stream:
+            await stream.aappend("")
+            await stream.aappend(ReasoningDelta())
+        assert stream.message.parts == []
+
+    async def test_failing_a_message_that_was_stopped_meanwhile_says_that_it_is_closed(self):
+        message = await self.conversation.astart_streaming_assistant()
+        await message.stream.aappend("one")
+        await message.stream.adrain()
+        await (await Message.objects.aget(pk=message.pk)).astop()
+        await message.stream.aappend("two")
+        with pytest.raises(MessageClosed):
+            await message.stream.afail("why")
+
+    @override_settings(CONVERSE_FLUSH_INTERVAL=0.3)
+    async def test_what_waits_when_a_message_is_stopped_is_dropped(self):
+        with pytest.raises(MessageClosed):
+            async with self.conversation.astream_reply() as stream:
+                await stream.aappend("kept")
+                await stream.adrain()
+                await stream.aappend("dropped")
+                await stream.message.astop()
+                stream.writer.lose(MessageClosed("as the notice of another process says"))
+                await asyncio.Event().wait()
+        while journal.current().size:
+            await asyncio.sleep(0.01)
+        await stream.message.arefresh_from_db()
+        assert stream.message.content == "kept"
+
+    async def test_a_block_that_ends_without_noticing_that_another_writer_took_over_is_told(self):
+        message = await self.conversation.astart_streaming_assistant()
+        twin = await Message.objects.aget(pk=message.pk)
+        with pytest.raises(AnotherWriter):
+            async with message.stream as stream:
+                stream.writer.on_lost = None
+                await twin.aappend_chunk("theirs")
+                await stream.aappend("ours")
+                with pytest.raises(AnotherWriter):
+                    await stream.adrain()
+        await twin.acomplete_streaming()
+        assert twin.content == "theirs"
+
     async def test_what_was_drained_is_stored(self):
         async with self.conversation.astream_reply() as stream:
             await stream.aappend("kept")
@@ -403,6 +448,15 @@ class LeaseTests(TestCase):
         message.refresh_from_db()
         assert (message.status, message.error_type, message.content) == ("failed", "interrupted", "partial")
         assert settle_abandoned() == []
+
+    def test_a_message_that_was_closed_between_the_look_and_the_lock_is_left_alone(self):
+        message = self.conversation.start_streaming_assistant()
+        self.expire(message)
+        abandoned = Message.objects.get(pk=message.pk)
+        message.stop()
+        with writing(self.conversation.pk) as log:
+            assert not settle_in(log, abandoned)
+        assert Message.objects.get(pk=message.pk).is_cancelled
 
     def test_an_append_renews_the_lease(self):
         with override_settings(CONVERSE_STALE_AFTER=100):

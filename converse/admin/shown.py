@@ -13,9 +13,9 @@ from django.utils.timezone import is_aware, localtime
 from django.utils.translation import gettext as _
 
 from converse.choices import ChunkKind
+from converse.closing import assemble
 from converse.log import database
 from converse.models import Conversation, Message
-from converse.streaming import assemble
 
 NOTHING = "-"
 TIMELINE = 200  # chunks shown from the beginning, and as many from the end

@@ -47,6 +47,7 @@ def view(admin: LogAdmin, request: HttpRequest, object_id: str) -> HttpResponse:
         action = admin.restore if "restore" in request.POST else admin.stop
         action(request, admin.get_queryset(request).filter(pk=conversation.pk))
         return HttpResponseRedirect(request.get_full_path())
+    request.current_app = admin.admin_site.name
     context = {
         **admin.admin_site.each_context(request),
         "title": _("Transcript"),

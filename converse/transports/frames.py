@@ -26,11 +26,11 @@ class Flood(Exception):
 
 
 class Budget:
-    """A bucket of tokens: so many frames a second, and a second's worth at once."""
+    """A bucket of tokens: so many frames a second, and so many besides at once."""
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, besides: int = 0) -> None:
         self.rate = rate
-        self.size = max(rate, 1)
+        self.size = max(rate, 1) + besides
         self.tokens = self.size
         self.at = monotonic()
 

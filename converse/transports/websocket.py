@@ -20,6 +20,7 @@ from converse.broadcasting import publish
 from converse.choices import Action
 from converse.conf import settings
 from converse.events import Typing
+from converse.log import database
 from converse.models import Conversation, Message
 from converse.permissions import find, fresh
 from converse.presence import describe
@@ -119,7 +120,8 @@ class Socket:
         self._send = send
         self._sending = asyncio.Lock()
         self._closed = False
-        self._budget = Budget(settings.CONVERSE_FRAME_RATE)
+        # Who comes back may follow everything again at once.
+        self._budget = Budget(settings.CONVERSE_FRAME_RATE, besides=settings.CONVERSE_SUBSCRIPTION_LIMIT)
         self._cheap = Budget(settings.CONVERSE_FRAME_RATE * CHEAP)
         self._typed = -TYPING_INTERVAL
 
@@ -286,7 +288,7 @@ def _reply(conversation: Conversation, content: str, **kwargs: Any) -> tuple[str
 
 def _stop(user: Any, uuid: str) -> Message:
     try:
-        message: Message = Message.objects.get(uuid=UUID(uuid))
+        message: Message = Message.objects.using(database()).select_related("conversation").get(uuid=UUID(uuid))
     except ValueError:
         raise Message.DoesNotExist from None
     _find(user, str(message.conversation.uuid), Action.WRITE)

@@ -11,8 +11,8 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 class Published(NamedTuple):
     """A chunk that went out."""
 
-    message_id: str
-    sequence: int
+    conversation_id: str
+    offset: int
     text: str
     began: float  # monotonic seconds
     ended: float
@@ -30,7 +30,7 @@ class ObservedLayer(RedisPubSubChannelLayer):
         data = message.get("data", {})
         if "chunk" in data:
             ended = time.monotonic()
-            self.published.append(Published(data["messageId"], data["sequence"], data["chunk"], began, ended))
+            self.published.append(Published(data["conversationId"], data["offset"], data["chunk"], began, ended))
             ObservedLayer.characters += len(data["chunk"])
 
     @classmethod

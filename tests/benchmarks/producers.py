@@ -22,7 +22,7 @@ from tests.benchmarks.layers import ObservedLayer
 
 DELTA = " token"
 RATE = 50  # deltas a second, of a paced stream
-PATIENCE = 30.0  # seconds for the last publication
+PATIENCE = 30.0  # seconds for what must come
 
 
 async def pace(rate: float, seconds: float, producers: Sequence[Callable[[], Awaitable[object]]]) -> list[float]:
@@ -45,7 +45,8 @@ async def pace(rate: float, seconds: float, producers: Sequence[Callable[[], Awa
 class Recorder:
     """A stream of ours whose appends are timed."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, conversation: Conversation, stream: Stream) -> None:
+        self.conversation = str(conversation.uuid)
         self.stream = stream
         self.appended: list[float] = []
 
@@ -55,7 +56,7 @@ class Recorder:
 
 
 @asynccontextmanager
-async def streams(conversations: Iterable[Conversation]) -> AsyncIterator[list[Recorder]]:
+async def streams(conversations: Sequence[Conversation]) -> AsyncIterator[list[Recorder]]:
     """Open a stream in each conversation and warm it up: a first chunk is out."""
     async with AsyncExitStack() as stack:
         opened = [await stack.enter_async_context(conversation.astream_reply()) for conversation in conversations]
@@ -64,13 +65,18 @@ async def streams(conversations: Iterable[Conversation]) -> AsyncIterator[list[R
             await stream.aappend(DELTA)
         await published(len(opened))
         ObservedLayer.forget()
-        yield [Recorder(stream) for stream in opened]
+        yield [Recorder(*pair) for pair in zip(conversations, opened, strict=True)]
 
 
 async def published(deltas: int) -> None:
     """Wait until so many deltas are out."""
+    await until(lambda: ObservedLayer.characters >= deltas * len(DELTA))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that happens in another thread or process."""
     async with asyncio.timeout(PATIENCE):
-        while ObservedLayer.characters < deltas * len(DELTA):
+        while not condition():  # noqa: ASYNC110 - there is nobody to set an event
             await asyncio.sleep(0.005)
 
 
@@ -78,11 +84,11 @@ def delays(recorders: Iterable[Recorder]) -> list[float]:
     """Give the seconds from each append to the end of the publication that had it."""
     times = defaultdict(list)
     for chunk in ObservedLayer.published:
-        times[chunk.message_id] += [chunk.ended] * (len(chunk.text) // len(DELTA))
+        times[chunk.conversation_id] += [chunk.ended] * (len(chunk.text) // len(DELTA))
     return [
         ended - appended
         for recorder in recorders
-        for appended, ended in zip(recorder.appended, times[str(recorder.stream.message.uuid)], strict=True)
+        for appended, ended in zip(recorder.appended, times[recorder.conversation], strict=True)
     ]
 
 

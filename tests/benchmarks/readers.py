@@ -7,7 +7,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from django.test import Client
 from websockets.asyncio.client import ClientConnection, connect
 
 from converse.models import Conversation
+from tests.benchmarks.producers import until
 from tests.servers import Process, free_port
 
-PATIENCE = 30.0  # seconds for what must come
 LARGEST = 2**24  # bytes of a frame
 
 
@@ -64,38 +64,46 @@ def serving() -> Iterator[Server]:
 class Inbox:
     """A websocket's frames and when they came."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: ClientConnection, conversation: Conversation) -> None:
         self.socket = socket
+        self.conversation = conversation
         self.frames: list[tuple[float, str]] = []
-        self.updates = 0
 
     async def listen(self) -> None:
         async for text in self.socket:
             self.frames.append((time.monotonic(), text))
-            self.updates += text.startswith('{"event":"StreamUpdate"') or text.startswith('{"event": "StreamUpdate"')
+
+    @property
+    def offset(self) -> int:
+        """How far the reader has come."""
+        data = json.loads(self.frames[-1][1]).get("data", {}) if self.frames else {}
+        return data.get("offset", 0)
 
 
 @asynccontextmanager
 async def followers(server: Server, conversations: list[Conversation]) -> AsyncIterator[list[Inbox]]:
     """Follow each conversation through a websocket of ours."""
-    async with _inboxes(server, ["converse/ws/"] * len(conversations)) as inboxes:
-        for inbox, conversation in zip(inboxes, conversations, strict=True):
-            await inbox.socket.send(subscription(conversation))
-        await until(lambda: all('"Snapshot"' in "".join(text for _, text in inbox.frames) for inbox in inboxes))
+    async with _inboxes(server, "converse/ws/", conversations) as inboxes:
+        for inbox in inboxes:
+            await inbox.socket.send(subscription(inbox.conversation))
+        await until(lambda: all(inbox.offset for inbox in inboxes))
         yield inboxes
 
 
 @asynccontextmanager
 async def stock_followers(server: Server, conversations: list[Conversation]) -> AsyncIterator[list[Inbox]]:
     """Follow each conversation through a stock consumer."""
-    async with _inboxes(server, [f"stock/{conversation.uuid}/" for conversation in conversations]) as inboxes:
+    async with _inboxes(server, "stock/{}/", conversations) as inboxes:
         yield inboxes
 
 
 @asynccontextmanager
-async def _inboxes(server: Server, paths: list[str]) -> AsyncIterator[list[Inbox]]:
+async def _inboxes(server: Server, path: str, conversations: list[Conversation]) -> AsyncIterator[list[Inbox]]:
     async with AsyncExitStack() as stack:
-        inboxes = [Inbox(await stack.enter_async_context(server.connect(path))) for path in paths]
+        inboxes = [
+            Inbox(await stack.enter_async_context(server.connect(path.format(conversation.uuid))), conversation)
+            for conversation in conversations
+        ]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(inbox.listen()) for inbox in inboxes]
             yield inboxes
@@ -105,9 +113,3 @@ async def _inboxes(server: Server, paths: list[str]) -> AsyncIterator[list[Inbox
 
 def subscription(conversation: Conversation, **cursor: Any) -> str:
     return json.dumps({"type": "subscribe", "conversation": str(conversation.uuid), **cursor})
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.005)

@@ -15,6 +15,9 @@ from django.db import connection
 from converse.exceptions import ConversationBusy
 from converse.models import Conversation, Message
 from tests.faults.providers import said
+from tests.faults.races import audit, get_ready, go, prepare
+
+__all__ = ["audit", "get_ready", "go", "prepare"]
 
 _former: list[str] = []
 
@@ -103,3 +106,30 @@ def reply_when_free(conversation: str, content: str) -> str:
         except ConversationBusy:
             assert monotonic() < deadline
             sleep(0.1)
+
+
+def cut_connections() -> None:
+    """End everybody else's connection to the database."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+
+def refuse_chunks(beyond: int) -> None:
+    """Have PostgreSQL accept every chunk, and refuse to commit those of a higher sequence."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            f"IF NEW.sequence > {beyond} THEN RAISE EXCEPTION 'refused at the commit'; END IF; RETURN NULL; END $$"
+        )
+        cursor.execute(
+            "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON converse_messagechunk "
+            "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+
+
+def accept_chunks() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("DROP FUNCTION refuse() CASCADE")

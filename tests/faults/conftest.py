@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from tests.faults.readers import Reader
-from tests.servers import Redis, Server, Shell, database
+from tests.faults.readers import Copy, Reader
 from tests.faults.services import require
+from tests.servers import Redis, Server, Shell, database
 
-STACKS = {"postgresql-redis": ("postgresql", "redis"), "sqlite-memory": ("sqlite", "memory")}
+STACKS = {
+    "postgresql-redis": ("postgresql", "redis"),
+    "sqlite-memory": ("sqlite", "memory"),
+    "mariadb-memory": ("mariadb", "memory"),
+}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -86,19 +91,30 @@ class World:
     def reader(self, server: Server, conversations: list[str], **options: Any) -> Reader:
         return Reader(server, self.session, conversations, **options)
 
-    def check(self, *readers: Reader) -> None:
-        """Assert that everybody has exactly what is stored, and got it in order."""
-        stored = {uuid: self.shell.do("stored", conversation=uuid) for uuid in {u for r in readers for u in r.copies}}
+    @contextmanager
+    def committing_fails_beyond(self, sequence: int) -> Iterator[None]:
+        """Have no chunk of a higher sequence be committed, though it was written."""
+        self.shell.do("refuse_chunks", beyond=sequence)
+        try:
+            yield
+        finally:
+            self.shell.do("accept_chunks")
+
+    async def check(self, readers: Iterable[Reader]) -> None:
+        """Assert that everybody gets exactly what is stored, and got it in order."""
         for reader in readers:
+            for uuid, copy in reader.copies.items():
+                stored = await asyncio.to_thread(self.shell.do, "stored", conversation=uuid)
+                await reader.until(partial(reached, copy, stored["head"]))
+                told = {uuid: (message.text, message.data["status"]) for uuid, message in copy.messages.items()}
+                assert told == {uuid: (m["content"], m["status"]) for uuid, m in stored["messages"].items()}
+                assert list(told) == list(stored["messages"])
             assert reader.violations == []
             assert reader.errors == []
-            for uuid, copy in reader.copies.items():
-                messages = stored[uuid]["messages"]
-                assert copy.offset == stored[uuid]["head"]
-                assert list(copy.messages) == list(messages)
-                for message, facts in messages.items():
-                    assert copy.messages[message]["content"] == facts["content"]
-                    assert copy.messages[message]["status"] == facts["status"]
+
+
+def reached(copy: Copy, head: int) -> bool:
+    return copy.offset is not None and copy.offset >= head
 
 
 @pytest.fixture(scope="session")
@@ -113,10 +129,12 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Stack
         yield Stacks()
 
 
-@pytest.fixture(params=STACKS)
+@pytest.fixture(params=["postgresql-redis", "sqlite-memory"])
 def stack(request: pytest.FixtureRequest, stacks: dict[str, Stack]) -> Stack:
-    if request.param == "postgresql-redis":
-        require("postgresql")
+    engine, layer = STACKS[request.param]
+    if engine != "sqlite":
+        require(engine)
+    if layer == "redis":
         require("redis-server")
     return stacks[request.param]
 

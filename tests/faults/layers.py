@@ -13,7 +13,14 @@ class LossyLayer:
     """Another layer, of whose group messages a share is dropped, sent twice, or sent after some which came later."""
 
     def __init__(
-        self, inner: dict[str, Any], *, drop: float = 0, double: float = 0, late: float = 0, delay: float = 0.3, seed: int = 0
+        self,
+        inner: dict[str, Any],
+        *,
+        drop: float = 0,
+        double: float = 0,
+        late: float = 0,
+        delay: float = 0.3,
+        seed: int = 0,
     ) -> None:
         self.inner = import_string(inner["BACKEND"])(**inner.get("CONFIG", {}))
         self.drop = drop

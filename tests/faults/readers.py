@@ -24,6 +24,29 @@ OPEN = ("pending", "streaming")
 BROKEN = (ConnectionClosed, InvalidHandshake, InvalidMessage, OSError, TimeoutError)
 
 
+class Told:
+    """A message as assembled so far."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self.data = dict(data)
+        self.pieces = [data.get("content") or ""]
+        self.size = len(self.pieces[0])
+        self.sequence = data["sequence"]
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    @property
+    def is_open(self) -> bool:
+        return self.data["status"] in OPEN
+
+    def add(self, chunk: str, sequence: int) -> None:
+        self.pieces.append(chunk)
+        self.size += len(chunk)
+        self.sequence = sequence
+
+
 class Copy:
     """A conversation as assembled from events, and every breach of the order on the way."""
 
@@ -31,7 +54,7 @@ class Copy:
         self.uuid = uuid
         self.epoch: str | None = None
         self.offset: int | None = None
-        self.messages: dict[str, dict[str, Any]] = {}
+        self.messages: dict[str, Told] = {}
         self.events = self.replays = self.snapshots = 0
         self.violations: list[str] = []
         self.delays: list[float] = []  # seconds from a provider's word to its reader
@@ -40,14 +63,14 @@ class Copy:
         match event:
             case "Snapshot":
                 self.snapshots += 1
-                self.messages = {message["messageId"]: dict(message) for message in data["messages"]}
+                self.messages = {message["messageId"]: Told(message) for message in data["messages"]}
             case "Replay":
                 self.replays += 1
                 self.apply_replay(data)
             case _:
+                self.events += 1
                 self.expect(self.offset is not None and data["offset"] == self.offset + 1, "live", event, data)
                 self.tell(event, data)
-                self.events += 1
         self.offset, self.epoch = data["offset"], data.get("epoch", self.epoch)
 
     def apply_replay(self, data: dict[str, Any]) -> None:
@@ -59,17 +82,18 @@ class Copy:
             self.tell(part["event"], part["data"])
 
     def tell(self, event: str, data: dict[str, Any]) -> None:
+        known = self.messages.get(data.get("messageId", ""))
         if event == "StreamUpdate":
-            message = self.messages.get(data["messageId"], {"content": "", "sequence": 0, "status": ""})
-            self.expect(message["status"] in OPEN, "of an open message", event, data)
-            self.expect(data["sequence"] > message["sequence"], "sequence", event, data)
-            message["sequence"] = data["sequence"]
-            message["content"] += data["chunk"]
+            self.expect(known is not None and known.is_open, "of an open message", event, data)
+            self.expect(known is not None and data["sequence"] > known.sequence, "sequence", event, data)
+            known.add(data["chunk"], data["sequence"])
             self.delays += [time() - float(told) for told in LINE.findall(data["chunk"])]
+        elif event == "MessageCreated":
+            self.expect(known is None, "new", event, data)
+            self.messages[data["messageId"]] = Told(data)
         elif event.startswith("Message"):
-            known = self.messages.get(data["messageId"], {})
-            self.expect(bool(known) == (event != "MessageCreated"), "known", event, data)
-            self.messages[data["messageId"]] = {"content": "", **known, **data}
+            self.expect(known is not None, "known", event, data)
+            known.data.update(data)
 
     def expect(self, held: bool, what: str, event: str, data: Mapping[str, Any]) -> None:
         if not held:
@@ -77,12 +101,13 @@ class Copy:
             self.violations.append(f"{what}: {event} {brief} at {self.offset} of {self.uuid}")
 
     @property
-    def replies(self) -> list[dict[str, Any]]:
-        return [message for message in self.messages.values() if message["role"] == "assistant"]
+    def replies(self) -> list[Told]:
+        return [message for message in self.messages.values() if message.data["role"] == "assistant"]
 
-    def closed(self, replies: int) -> bool:
-        """Say whether so many replies have come to their end."""
-        return sum(message["status"] not in OPEN for message in self.replies) >= replies
+    @property
+    def closed(self) -> int:
+        """Count the replies that have come to their end."""
+        return sum(not reply.is_open for reply in self.replies)
 
 
 class Reader:
@@ -129,9 +154,14 @@ class Reader:
         """Wait for the first snapshots."""
         await self.until(lambda: all(copy.offset is not None for copy in self.copies.values()))
 
-    async def until_closed(self, replies: Mapping[str, int], seconds: float = 60) -> None:
-        """Wait until so many replies of each conversation have come to their end."""
-        await self.until(lambda: all(copy.closed(replies[uuid]) for uuid, copy in self.copies.items()), seconds)
+    async def until_closed(self, replies: int | Mapping[str, int] = 1) -> None:
+        """Wait until so many replies, of each conversation, have come to their end."""
+        wanted = dict.fromkeys(self.copies, replies) if isinstance(replies, int) else replies
+        await self.until(lambda: all(copy.closed >= wanted[uuid] for uuid, copy in self.copies.items()), 60)
+
+    async def until_told(self, characters: int) -> None:
+        """Wait until the latest reply of every conversation has come so far."""
+        await self.until(lambda: all(c.replies and c.replies[-1].size >= characters for c in self.copies.values()))
 
     async def until(self, condition: Callable[[], bool], seconds: float = 30) -> None:
         async with asyncio.timeout(seconds), self._changed:
@@ -152,9 +182,10 @@ class Reader:
             except ConnectionClosed:
                 await asyncio.sleep(0.01)
 
-    async def say(self, conversation: str, **script: Any) -> str:
+    async def say(self, conversation: str, *, provider: str = "", **script: Any) -> str:
         """Ask for a reply, exactly one however often the socket breaks; give its uuid."""
-        answer = await self.ask("send", conversation=conversation, content=json.dumps(script), clientId=uuid4().hex)
+        turn = {"conversation": conversation, "content": json.dumps(script), "clientId": uuid4().hex}
+        answer = await self.ask("send", **turn, provider=provider)
         assert answer["type"] == "sent", answer
         return answer["reply"]
 
@@ -239,11 +270,14 @@ async def talk(readers: Iterable[Reader], replies: int, **script: float) -> None
     readers = list(readers)
     asking = {uuid: reader for reader in reversed(readers) for uuid in reader.copies}
 
+    def closed(copy: Copy, number: int) -> bool:
+        return copy.closed >= number
+
     async def ask(reader: Reader, uuid: str) -> None:
         known = len(reader.copies[uuid].replies)
         for number in range(known + 1, known + replies + 1):
             await reader.say(uuid, **script)
-            await reader.until(partial(reader.copies[uuid].closed, number), 60)
+            await reader.until(partial(closed, reader.copies[uuid], number), 60)
 
     await asyncio.gather(*(ask(reader, uuid) for uuid, reader in asking.items()))
     wanted = {uuid: len(reader.copies[uuid].replies) for uuid, reader in asking.items()}

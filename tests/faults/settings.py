@@ -13,7 +13,10 @@ CONVERSE_FLUSH_INTERVAL = 0.005  # more events for the same text
 
 if faults := json.loads(os.environ.get("CONVERSE_TEST_FAULTS", "{}")):
     CHANNEL_LAYERS = {
-        "default": {"BACKEND": "tests.faults.layers.LossyLayer", "CONFIG": {"inner": CHANNEL_LAYERS["default"], **faults}}
+        "default": {
+            "BACKEND": "tests.faults.layers.LossyLayer",
+            "CONFIG": {"inner": CHANNEL_LAYERS["default"], **faults},
+        }
     }
 
 LOGGING = {

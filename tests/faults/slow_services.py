@@ -16,7 +16,10 @@ OPENAI = {
 }
 ANTHROPIC = {
     "opening": [
-        {"type": "message_start", "message": {"id": "m1", "model": "slow-2", "usage": {"input_tokens": 11, "output_tokens": 1}}},
+        {
+            "type": "message_start",
+            "message": {"id": "m1", "model": "slow-2", "usage": {"input_tokens": 11, "output_tokens": 1}},
+        },
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
     ],
     "word": lambda text: {
@@ -42,6 +45,10 @@ class SlowService:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def words_said(self, number: int | None = None) -> str:
+        """Give what it has said so far, or will have said with so many words."""
+        return "".join(f"word {place} " for place in range(1, (number or self.said) + 1))
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)

@@ -19,7 +19,7 @@ async def test_a_lossy_layer_and_aborted_sockets_cost_nobody_a_byte(world: World
     async with following([*alone, of_all]) as readers:
         await talk(readers, 2, deltas=120 * FACTOR, pause=0.01)
         report(f"lossy, {kind}, {world.stack.name}", readers)
-    world.check(*readers)
+        await world.check(readers)
     assert sum(reader.reconnects for reader in readers) > 0
     assert sum(reader.live for reader in readers) > 0
     assert server.complaints() == []
@@ -32,6 +32,6 @@ async def test_a_layer_that_drops_everything_costs_freshness_only(world: World, 
     async with following([*alone, world.reader(server, conversations)]) as readers:
         await talk(readers, 1, deltas=150 * FACTOR, pause=0.01)
         report(f"all dropped, {kind}, {world.stack.name}", readers)
-    world.check(*readers)
+        await world.check(readers)
     assert sum(reader.live for reader in readers) == 0
     assert server.complaints() == []

@@ -34,7 +34,7 @@ async def test_redis_killed_and_restarted_in_mid_stream_costs_nobody_a_byte(worl
             await asyncio.to_thread(world.redis.start)
         await talking
         report(f"redis killed twice, {kind}", readers)
-    world.check(*readers)
+        await world.check(readers)
     assert server.complaints() == []
 
 
@@ -52,7 +52,7 @@ async def test_without_redis_people_subscribe_write_and_read_and_with_it_again_t
         async with asyncio.timeout(20):
             while not all(reader.live for reader in readers):
                 await talk(readers, 1, deltas=20, pause=0.01)
-    world.check(*readers)
+        await world.check(readers)
     assert server.complaints() == []
 
 
@@ -72,5 +72,5 @@ async def test_a_redis_that_hangs_holds_nobody_up(world: World, kind: str) -> No
             before = [reader.live for reader in readers]
             while any(reader.live == known for reader, known in zip(readers, before, strict=True)):
                 await talk(readers, 1, deltas=20, pause=0.01)
-    world.check(*readers)
+        await world.check(readers)
     assert server.complaints() == []

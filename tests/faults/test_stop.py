@@ -3,95 +3,86 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from time import monotonic
 from typing import Any
 
-import pytest
-
 from tests.faults.conftest import World
-from tests.faults.readers import Reader, following
+from tests.faults.readers import following
 from tests.faults.slow_services import ANTHROPIC, OPENAI, SlowService
 
-APIS = {
-    "openai": (OPENAI, "converse.providers.openai.OpenAIProvider"),
-    "anthropic": (ANTHROPIC, "converse.providers.anthropic.AnthropicProvider"),
+BACKENDS = {
+    "openai": "converse.providers.openai.OpenAIProvider",
+    "anthropic": "converse.providers.anthropic.AnthropicProvider",
 }
 
 
-def providers(api: str, service: SlowService) -> dict[str, Any]:
+def services() -> dict[str, SlowService]:
+    """Give LLM services to be stopped at various moments."""
+    return {
+        "openai, speaking": SlowService(OPENAI),
+        "openai, silent": SlowService(OPENAI, words=5),
+        "openai, before its headers": SlowService(OPENAI, headers=False),
+        "anthropic, speaking": SlowService(ANTHROPIC),
+        "anthropic, silent": SlowService(ANTHROPIC, words=5),
+    }
+
+
+def provider(name: str, service: SlowService) -> dict[str, Any]:
     options = {"base_url": service.url, "api_key": "secret", "model": "slow"}
-    return {"default": {"BACKEND": APIS[api][1], "OPTIONS": options}}
+    return {"BACKEND": BACKENDS[name.split(",")[0]], "OPTIONS": options}
 
 
-async def stop_elsewhere(world: World, reply: str, service: SlowService) -> float:
-    """Stop a reply from another process; give the seconds until the provider's connection was closed."""
-    asked = monotonic()
-    assert await asyncio.to_thread(world.shell.do, "stop", message=reply)
-    async with asyncio.timeout(10):
-        await service.left.wait()
-    return service.left_at - asked
-
-
-async def until_it_says(reader: Reader, text: str) -> None:
-    await reader.until(lambda: any(text in reply["content"] for copy in reader.copies.values() for reply in copy.replies))
-
-
-@pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize("words", [1_000_000, 5], ids=["while it speaks", "while it is silent"])
-async def test_stop_from_another_process_in_mid_stream(world: World, kind: str, api: str, words: int) -> None:
-    async with SlowService(APIS[api][0], words=words) as service:
-        server = world.serve(kind, CONVERSE_PROVIDERS=providers(api, service))
-        [conversation] = world.conversations(1)
-        async with following([world.reader(server, [conversation]) for _ in range(2)]) as readers:
-            reply = await readers[0].say(conversation, deltas=0)
-            await until_it_says(readers[0], "word 5 ")
-            seconds = await stop_elsewhere(world, reply, service)
-            await asyncio.gather(*(reader.until_closed({conversation: 1}) for reader in readers))
-            said_at_the_stop = "".join(f"word {number} " for number in range(1, service.said + 1))
-            if api == "anthropic":
-                await readers[1].until(lambda: readers[1].copies[conversation].messages[reply]["usage"]["inputTokens"] == 11)
-            print(f"\nstopped after {seconds * 1000:.0f} ms: {kind}, {api}, {world.stack.name}")
-    facts = world.shell.do("message", message=reply)
-    world.check(*readers)
-    assert seconds < 1
-    assert facts["status"] == "cancelled"
-    assert said_at_the_stop.startswith(facts["content"])
-    assert "word 5 " in facts["content"]
-    assert facts["input_tokens"] == (11 if api == "anthropic" else None)
-    assert server.complaints() == []
-
-
-async def test_stop_from_another_process_before_the_provider_answers(world: World, kind: str) -> None:
-    async with SlowService(OPENAI, headers=False) as service:
-        server = world.serve(kind, CONVERSE_PROVIDERS=providers("openai", service))
-        [conversation] = world.conversations(1)
-        async with following([world.reader(server, [conversation])]) as [reader]:
-            reply = await reader.say(conversation, deltas=0)
+async def test_stop_from_another_process_closes_the_connection_and_keeps_text_and_usage(
+    world: World, kind: str
+) -> None:
+    async with AsyncExitStack() as exits:
+        slow = {name: await exits.enter_async_context(service) for name, service in services().items()}
+        server = world.serve(kind, CONVERSE_PROVIDERS={name: provider(name, service) for name, service in slow.items()})
+        conversations = dict(zip(slow, world.conversations(len(slow)), strict=True))
+        readers = await exits.enter_async_context(following(world.reader(server, conversations.values()) for _ in "ab"))
+        replies = {name: await readers[0].say(uuid, provider=name) for name, uuid in conversations.items()}
+        for name, service in slow.items():
             await service.asked.wait()
-            seconds = await stop_elsewhere(world, reply, service)
-            await reader.until_closed({conversation: 1})
-            print(f"\nstopped after {seconds * 1000:.0f} ms: {kind}, before headers, {world.stack.name}")
-    world.check(reader)
-    assert seconds < 1
-    assert world.shell.do("message", message=reply)["status"] == "cancelled"
+            if service.headers:
+                copy = readers[0].copies[conversations[name]]
+                await readers[0].until(lambda copy=copy: copy.replies[-1].size >= len("word 1 word 2 word 3 "))
+            asked = monotonic()
+            assert await asyncio.to_thread(world.shell.do, "stop", message=replies[name])
+            async with asyncio.timeout(10):
+                await service.left.wait()
+            print(f"\nstopped after {(service.left_at - asked) * 1000:.0f} ms: {name}, {kind}, {world.stack.name}")
+            assert service.left_at - asked < 1
+        for reader in readers:
+            await reader.until_closed()
+            for name in ("anthropic, speaking", "anthropic, silent"):
+                copy = reader.copies[conversations[name]]
+                await reader.until(lambda copy=copy: copy.replies[0].data["usage"]["inputTokens"] == 11)
+        await world.check(readers)
+    for name, service in slow.items():
+        facts = world.shell.do("message", message=replies[name])
+        assert facts["status"] == "cancelled"
+        assert service.words_said().startswith(facts["content"])
+        assert facts["content"].startswith("word 1 word 2 word 3 " if service.headers else "")
+        assert facts["input_tokens"] == (11 if service.api is ANTHROPIC else None)
     assert server.complaints() == []
 
 
-async def test_stop_from_a_tab_while_its_reader_has_left(world: World, kind: str) -> None:
+async def test_a_reader_who_leaves_stops_nothing_and_another_tab_does(world: World, kind: str) -> None:
     async with SlowService(OPENAI) as service:
-        server = world.serve(kind, CONVERSE_PROVIDERS=providers("openai", service))
-        [conversation] = world.conversations(1)
-        async with following([world.reader(server, [conversation])]) as [reader]:
-            reply = await reader.say(conversation, deltas=0)
-            await until_it_says(reader, "word 5 ")
-        async with following([world.reader(server, [conversation])]) as [other]:
-            said = service.said
-            await until_it_says(other, f"word {said + 5} ")  # whoever left has not stopped it
+        server = world.serve(kind, CONVERSE_PROVIDERS={"default": provider("openai", service)})
+        conversations = world.conversations(1)
+        async with following([world.reader(server, conversations)]) as [reader]:
+            reply = await reader.say(*conversations)
+            await reader.until_told(20)
+        said = service.said
+        async with following([world.reader(server, conversations)]) as [other]:
+            await other.until_told(len(service.words_said(said + 5)))
             asked = monotonic()
             assert (await other.ask("stop", message=reply))["status"] == "cancelled"
             async with asyncio.timeout(10):
                 await service.left.wait()
-            await other.until_closed({conversation: 1})
-    world.check(other)
+            await other.until_closed()
+            await world.check([other])
     assert service.left_at - asked < 1
     assert server.complaints() == []

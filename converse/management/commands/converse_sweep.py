@@ -7,8 +7,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import close_old_connections
 
 from converse import loops
+from converse.closing import settle_abandoned
 from converse.replies import start_queued
-from converse.streaming import settle_abandoned
 
 
 class Command(BaseCommand):
