@@ -36,7 +36,7 @@ class Event:
 
     def wire(self) -> dict[str, Any]:
         """Give the event's data as JSON-ready keys and values."""
-        names = wire_names(type(self))  # type: ignore[arg-type] - a class is hashable, whatever its instances are
+        names = wire_names(type(self))  # type: ignore[arg-type]  # a class is hashable, whatever mypy takes it for
         named = ((key, getattr(self, attribute), optional) for attribute, key, optional in names)
         return {key: value for key, value, optional in named if not (optional and value is None)}
 

@@ -72,7 +72,7 @@ def _replay(conversation: Conversation, after: int, head: int) -> Replay:
 
 
 def _changed(conversation_id: int, after: int, head: int) -> list[Message]:
-    """Read the messages that something was told of between two offsets; the content of those only that are told whole."""
+    """Read the messages that something was told of between two offsets, with content where they are told whole."""
     changed = Q(changed_offset__gt=after) | Q(status__in=OPEN)
     stored = records.Message.all_objects.using(database()).filter(conversation_id=conversation_id)
     found = stored.filter(changed, offset__lte=head).select_related("reply_to").order_by("offset")

@@ -19,7 +19,7 @@ from converse.deltas import ReasoningDelta, RefusalDelta, TextDelta, ToolCallDel
 from converse.drafts import checked, jsonable
 from converse.events import MessageCreated
 from converse.exceptions import AnotherWriter, InvalidMessage, MessageClosed
-from converse.journal import Entry, Fragment, Writer
+from converse.flushes import Entry, Fragment, Writer, commit_each
 from converse.log import Log, database, writing
 from converse.signals import message_created
 
@@ -101,7 +101,7 @@ class Stream:
         if fragment is None:
             return None
         checked(fragment.text)
-        outcome = journal.commit_each([Entry(self.writer, [fragment], datetime.now(UTC))])
+        outcome = commit_each([Entry(self.writer, [fragment], datetime.now(UTC))])
         for _, reason in outcome.refused:
             raise reason
         [(_, [row])] = outcome.written

@@ -107,7 +107,7 @@ async def stored(conversation: Conversation) -> dict[str, str]:
 async def until(condition: Callable[[], object], seconds: float = 10) -> None:
     """Wait for a condition to hold; fail when it does not in time."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - nobody tells when it does
+        while not condition():
             await asyncio.sleep(0.001)
 
 

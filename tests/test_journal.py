@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -14,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase as HypothesisTestCase
 
-from converse import journal
+from converse import flushes, journal
 from converse.exceptions import AnotherWriter, InvalidMessage, JournalUnavailable, MessageClosed
-from converse.journal import Entry, Fragment, pack
+from converse.flushes import Entry, Fragment, pack
 from converse.models import Conversation, Message, MessageChunk
 
 
@@ -64,7 +65,7 @@ class PackingTests(SimpleTestCase):
         fragments = [Fragment(*fragment) for fragment in fragments]
         packed = pack(fragments)
         assert "".join(f.text for f in packed) == "".join(f.text for f in fragments)
-        for first, second in zip(packed, packed[1:], strict=False):
+        for first, second in pairwise(packed):
             assert first[:3] != second[:3]
 
 
@@ -77,7 +78,7 @@ class CommitTests(TestCase):
     def test_streams_of_several_conversations_are_stored_together_each_in_its_own_log(self):
         first, second = self.conversation.start_streaming_assistant(), self.conversation.start_streaming_assistant()
         third = self.other.start_streaming_assistant()
-        outcome = journal.commit([entry(first, "a", "b"), entry(second, "c"), entry(third, "d")])
+        outcome = flushes.commit([entry(first, "a", "b"), entry(second, "c"), entry(third, "d")])
         assert outcome.refused == []
         self.conversation.refresh_from_db()
         self.other.refresh_from_db()
@@ -92,7 +93,7 @@ class CommitTests(TestCase):
     def test_a_closed_message_drops_out_of_the_flush_and_its_neighbours_do_not(self):
         closed, alive = self.conversation.start_streaming_assistant(), self.conversation.start_streaming_assistant()
         closed.complete_streaming()
-        outcome = journal.commit([entry(closed, "late"), entry(alive, "kept")])
+        outcome = flushes.commit([entry(closed, "late"), entry(alive, "kept")])
         assert [type(reason) for _, reason in outcome.refused] == [MessageClosed]
         assert (closed.chunks.count(), alive.text) == (0, "kept")
 
@@ -101,7 +102,7 @@ class CommitTests(TestCase):
         closed.complete_streaming()
         self.conversation.refresh_from_db()
         before = self.conversation.last_offset
-        journal.commit([entry(closed, "late")])
+        flushes.commit([entry(closed, "late")])
         self.conversation.refresh_from_db()
         assert self.conversation.last_offset == before
 
@@ -109,22 +110,22 @@ class CommitTests(TestCase):
         first, bad, last = (self.conversation.start_streaming_assistant() for _ in range(3))
         entries = [entry(first, "a"), entry(bad, "b"), entry(last, "c")]
         entries[1].fragments = [Fragment("text", 0, {"x": object()}, "b")]
-        outcome = journal.commit_each(entries)
+        outcome = flushes.commit_each(entries)
         assert [(writer.message_id, type(reason)) for writer, reason in outcome.refused] == [(bad.pk, InvalidMessage)]
         assert (first.text, bad.text, last.text) == ("a", "", "c")
 
     def test_of_two_writers_of_one_message_the_database_lets_one_go_on(self):
         message = self.conversation.start_streaming_assistant()
         twin = Message.objects.get(pk=message.pk)
-        outcome = journal.commit_each([entry(message, "one"), entry(twin, "two")])
+        outcome = flushes.commit_each([entry(message, "one"), entry(twin, "two")])
         assert [type(reason) for _, reason in outcome.refused] == [AnotherWriter]
         assert message.text == "one"
 
     def test_what_a_lost_answer_had_committed_is_not_stored_again(self):
         message, other = self.conversation.start_streaming_assistant(), self.conversation.start_streaming_assistant()
         entries = [entry(message, "a", "b"), entry(other, "c")]
-        stored = journal.commit(entries).written
-        again = journal.commit(entries, again=True)
+        stored = flushes.commit(entries).written
+        again = flushes.commit(entries, again=True)
         assert again.refused == []
         assert [[chunk.offset for chunk in chunks] for _, chunks in again.written] == [
             [chunk.offset for chunk in chunks] for _, chunks in stored
@@ -133,24 +134,23 @@ class CommitTests(TestCase):
 
     def test_a_second_try_stores_what_the_first_one_had_not(self):
         message = self.conversation.start_streaming_assistant()
-        outcome = journal.commit([entry(message, "a")], again=True)
+        outcome = flushes.commit([entry(message, "a")], again=True)
         assert len(outcome.written) == 1
         assert message.text == "a"
 
     def test_a_second_try_does_not_take_another_writers_chunk_for_its_own(self):
         message = self.conversation.start_streaming_assistant()
         twin = Message.objects.get(pk=message.pk)
-        journal.commit([entry(twin, "theirs")])
-        outcome = journal.commit_each([entry(message, "ours")], again=True)
+        flushes.commit([entry(twin, "theirs")])
+        outcome = flushes.commit_each([entry(message, "ours")], again=True)
         assert [type(reason) for _, reason in outcome.refused] == [AnotherWriter]
 
     def test_nothing_is_published_when_the_commit_fails(self):
         message = self.conversation.start_streaming_assistant()
-        published = []
         with self.captureOnCommitCallbacks() as callbacks, pytest.raises(ZeroDivisionError), transaction.atomic():
-            journal.commit([entry(message, "never")])
+            flushes.commit([entry(message, "never")])
             1 / 0  # noqa: B018
-        assert callbacks == published == []
+        assert callbacks == []
         assert message.text == ""
 
 
@@ -161,25 +161,25 @@ class JournalTests(TransactionTestCase):
         self.addCleanup(logging.disable, logging.NOTSET)
 
     async def test_a_database_that_is_away_for_a_moment_costs_nothing(self):
-        async with self.conversation.astream_reply() as stream:
-            async with interrupted(Interruption("INSERT", OperationalError("gone"), times=2)):
-                await stream.aappend("kept")
-                await stream.adrain()
+        gone = Interruption("INSERT", OperationalError("gone"), times=2)
+        async with self.conversation.astream_reply() as stream, interrupted(gone):
+            await stream.aappend("kept")
+            await stream.adrain()
         assert stream.message.content == "kept"
 
     async def test_a_commit_whose_answer_was_lost_is_not_doubled(self):
-        commit = journal.commit
+        commit = flushes.commit
         tries = []
 
-        def lossy(entries: Sequence[Entry], *, again: bool = False) -> journal.Outcome:
+        def lossy(entries: Sequence[Entry], *, again: bool = False) -> flushes.Outcome:
             outcome = commit(entries, again=again)
             tries.append(again)
             if len(tries) == 1:
                 raise OperationalError("the connection broke after COMMIT")
             return outcome
 
-        journal.commit = lossy
-        self.addCleanup(setattr, journal, "commit", commit)
+        flushes.commit = lossy
+        self.addCleanup(setattr, flushes, "commit", commit)
         async with self.conversation.astream_reply() as stream:
             await stream.aappend("once")
             await stream.adrain()
@@ -291,13 +291,13 @@ class LogPropertyTests(HypothesisTestCase):
                     continue
                 try:
                     with transaction.atomic():
-                        outcome = journal.commit_each(entries)
+                        outcome = flushes.commit_each(entries)
                         if move == "crash":
                             raise OperationalError
                 except OperationalError:
                     continue  # rolled back: what waits is tried again by the next flush
                 if move == "lost answer":
-                    outcome = journal.commit_each(entries, again=True)
+                    outcome = flushes.commit_each(entries, again=True)
                 for writer, chunks in outcome.written:
                     writer.sequence = chunks[-1].sequence
                     number = [one.pk for one in messages].index(writer.message_id)

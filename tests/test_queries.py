@@ -14,9 +14,9 @@ from django.test import TestCase
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from converse import hubs, journal
+from converse import flushes, hubs
 from converse.events import Replay, Snapshot
-from converse.journal import Entry, Fragment, Outcome
+from converse.flushes import Entry, Fragment, Outcome
 from converse.managers import NewChunk
 from converse.models import Conversation, Message, MessageChunk
 from converse.replays import read
@@ -63,7 +63,7 @@ class FlushTests(TestCase):
 
     def flush(self, messages: list[Message], *texts: str) -> Outcome:
         fragments = [Fragment("text", 0, None, text) for text in texts]
-        outcome = journal.commit([Entry(message.stream.writer, fragments, datetime.now(UTC)) for message in messages])
+        outcome = flushes.commit([Entry(message.stream.writer, fragments, datetime.now(UTC)) for message in messages])
         for writer, chunks in outcome.written:
             writer.sequence = chunks[-1].sequence
         return outcome

@@ -76,7 +76,7 @@ async def published(deltas: int) -> None:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for something that happens in another thread or process."""
     async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - there is nobody to set an event
+        while not condition():
             await asyncio.sleep(0.005)
 
 

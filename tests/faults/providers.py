@@ -13,7 +13,7 @@ from converse.providers import Prompt, Provider
 
 
 class ScriptedProvider(Provider):
-    """Says as many ``deltas`` as the user's JSON asks for, each ``size`` long and after a ``pause``, telling the time."""
+    """Says as many ``deltas`` as the user's JSON asks for, each ``size`` long and after a ``pause``."""
 
     async def astream(self, prompt: Prompt) -> AsyncIterator[Delta]:
         script = json.loads(prompt.messages[-1].text)
@@ -25,13 +25,7 @@ class ScriptedProvider(Provider):
 
 
 async def said(deltas: int, pause: float, size: int = 30) -> AsyncIterator[str]:
-    """Give so many lines: their number, the time, and words of several bytes a character to fill them."""
+    """Give so many lines of so many characters, one to four bytes each, after their number and the time."""
     for number in range(deltas):
         await asyncio.sleep(pause)
-        yield line(number, size)
-
-
-def line(number: int, size: int) -> str:
-    head = f"{number} {time():.4f} "
-    filling = "aé漢🙂 " * ((size - len(head)) // 5 + 1)
-    return f"{head}{filling[: size - len(head) - 1]}\n"
+        yield f"{number} {time():.4f} ".ljust(size - 1, "aé漢🙂"[number % 4]) + "\n"

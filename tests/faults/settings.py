@@ -1,4 +1,4 @@
-"""Settings of the processes that the fault tests start: those of the tests, a lossy layer, and what a test wants else."""
+"""Settings of the processes that the fault tests start: those of the tests, and what a test wants besides."""
 
 from __future__ import annotations
 

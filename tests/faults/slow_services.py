@@ -31,7 +31,7 @@ ANTHROPIC = {
 
 
 class SlowService:
-    """Speaks one of the APIs above: ``words`` words, 20 ms apart, then nothing; or, without ``headers``, nothing at all."""
+    """Says so many words, 20 ms apart and in one of the APIs above, then nothing; without headers nothing at all."""
 
     def __init__(self, api: dict[str, Any], *, words: int = 1_000_000, headers: bool = True) -> None:
         self.api = api

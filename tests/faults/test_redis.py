@@ -42,7 +42,7 @@ async def test_without_redis_people_subscribe_write_and_read_and_with_it_again_t
     world: World, kind: str
 ) -> None:
     world.redis.kill()
-    server = world.serve(kind)
+    server = world.serve(kind, CONVERSE_SWEEP_INTERVAL=0.2)
     conversations = world.conversations(2)
     async with following(world.reader(server, [uuid]) for uuid in conversations * 2) as readers:
         await talk(readers, 1, deltas=100, pause=0.01)

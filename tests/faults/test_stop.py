@@ -38,7 +38,8 @@ async def test_stop_from_another_process_closes_the_connection_and_keeps_text_an
 ) -> None:
     async with AsyncExitStack() as exits:
         slow = {name: await exits.enter_async_context(service) for name, service in services().items()}
-        server = world.serve(kind, CONVERSE_PROVIDERS={name: provider(name, service) for name, service in slow.items()})
+        providers = {name: provider(name, service) for name, service in slow.items()}
+        server = world.serve(kind, CONVERSE_PROVIDERS=providers, CONVERSE_CLIENT_PROVIDERS=list(providers))
         conversations = dict(zip(slow, world.conversations(len(slow)), strict=True))
         readers = await exits.enter_async_context(following(world.reader(server, conversations.values()) for _ in "ab"))
         replies = {name: await readers[0].say(uuid, provider=name) for name, uuid in conversations.items()}
