@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -30,9 +31,15 @@ def group_name(conversation_id: str) -> str:
     return f"conversation.{conversation_id}"
 
 
+# Channels makes a layer when it is first asked for. Of two threads that ask at once each would get one of its own, and
+# what one sends the other would never hear.
+_asking = threading.Lock()
+
+
 def layer() -> BaseChannelLayer | None:
     """Give the channel layer of ``CONVERSE_CHANNEL_LAYER``; without one readers poll."""
-    found: BaseChannelLayer | None = get_channel_layer(settings.CONVERSE_CHANNEL_LAYER)
+    with _asking:
+        found: BaseChannelLayer | None = get_channel_layer(settings.CONVERSE_CHANNEL_LAYER)
     return found
 
 

@@ -108,12 +108,8 @@ def commit(entries: Sequence[Entry], *, again: bool = False) -> Outcome:
     outcome = Outcome()
     with transaction.atomic(using=alias):
         heads = records.Conversation.all_objects.using(alias).lock({entry.writer.conversation_id for entry in entries})
-        streaming = set(
-            records.Message.all_objects.using(alias)
-            .streaming()
-            .filter(pk__in=[entry.writer.message_id for entry in entries])
-            .values_list("pk", flat=True)
-        )
+        messages = records.Message.all_objects.using(alias)
+        streaming = messages.still_streaming([entry.writer.message_id for entry in entries])
         stored = _stored_already(alias, entries) if again else {}
         offsets = {pk: head.offset for pk, head in heads.items()}
         rows: list[NewChunk] = []

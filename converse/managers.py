@@ -7,10 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from json import dumps
 from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
 
 from django.contrib.contenttypes.models import ContentType
 from django.db import connections, models
-from django.db.models import F, Max, Q, Sum
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Max, Q, Sum
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -41,6 +43,13 @@ class NewChunk(NamedTuple):
     content: str
     metadata: Mapping[str, Any] | None
     created_at: datetime
+
+
+def _is_among(connection: BaseDatabaseWrapper, ids: Collection[int]) -> tuple[str, list[Any]]:
+    """Give a condition on the key, and its parameters: one array where the database has any."""
+    if connection.vendor == "postgresql":
+        return "id = ANY(%s::bigint[])", [list(ids)]
+    return f"id IN ({', '.join(['%s'] * len(ids)) or 'NULL'})", list(ids)
 
 
 def _delete_each(rows: models.QuerySet[Any]) -> tuple[int, dict[str, int]]:
@@ -85,16 +94,21 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
 
     def lock(self, ids: Collection[int]) -> dict[int, Head]:
         """Lock conversation rows until the end of the transaction, always in the order of their keys."""
-        rows = self.filter(pk__in=ids).order_by("pk")
-        if connections[self.db].features.has_select_for_update:
-            rows = rows.select_for_update()
-        else:
-            # SQLite locks the database at a transaction's first write, so that is what this is.
-            rows.update(last_offset=F("last_offset"))
-        return {
-            pk: Head(str(uuid), offset, epoch)
-            for pk, uuid, offset, epoch in rows.values_list("pk", "uuid", "last_offset", "epoch")
-        }
+        connection = connections[self.db]
+        table = connection.ops.quote_name(self.model._meta.db_table)
+        condition, parameters = _is_among(connection, ids)
+        with connection.cursor() as cursor:
+            if connection.features.has_select_for_update:
+                how = "FOR UPDATE"
+            else:
+                # SQLite locks the database at a transaction's first write, so that is what this is.
+                how = ""
+                cursor.execute(f"UPDATE {table} SET last_offset = last_offset WHERE {condition}", parameters)  # noqa: S608
+            cursor.execute(
+                f"SELECT id, uuid, last_offset, epoch FROM {table} WHERE {condition} ORDER BY id {how}",  # noqa: S608
+                parameters,
+            )
+            return {pk: Head(str(UUID(str(uuid))), offset, epoch) for pk, uuid, offset, epoch in cursor.fetchall()}
 
     def advance(self, heads: Mapping[int, int], at: datetime) -> None:
         """Move the heads of locked conversations, in one statement."""
@@ -177,6 +191,18 @@ class MessageQuerySet(models.QuerySet["Message"]):
     def purge(self) -> tuple[int, dict[str, int]]:
         """Remove them with their chunks for good."""
         return super().delete()
+
+    def still_streaming(self, ids: Collection[int]) -> set[int]:
+        """Say which of some messages are streaming."""
+        connection = connections[self.db]
+        table = connection.ops.quote_name(self.model._meta.db_table)
+        condition, parameters = _is_among(connection, ids)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT id FROM {table} WHERE {condition} AND status = %s",  # noqa: S608
+                [*parameters, Status.STREAMING.value],
+            )
+            return {pk for (pk,) in cursor.fetchall()}
 
     def renew(self, seconds: float) -> int:
         """Renew the leases of open messages; the database's clock counts, not ours."""

@@ -8,8 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Self
@@ -174,14 +173,3 @@ class Shell(Process):
         for pipe in (self.process.stdin, self.process.stdout):
             pipe.close()
         super().stop()
-
-
-@contextmanager
-def database(environment: Mapping[str, str], log: Path) -> Iterator[dict[str, str]]:
-    """Create a migrated database for the time being; give the environment of those who use it."""
-    with Shell(environment, log) as shell:
-        name = shell.do("create_database")
-        try:
-            yield {**environment, "CONVERSE_TEST_DATABASE_NAME": name, "CONVERSE_TEST_DATABASE_FILE": name}
-        finally:
-            shell.do("destroy_database")

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from time import monotonic
 
+from channels.layers import InMemoryChannelLayer
 from django.test import SimpleTestCase, TransactionTestCase, override_settings
 
 from converse import broadcasting
-from converse.broadcasting import group_name, publish, whisper
+from converse.broadcasting import group_name, layer, publish, whisper
 from converse.events import MessageCreated, StreamUpdate, Typing
 from converse.loops import background, settle
 from converse.models import Conversation
@@ -26,9 +29,13 @@ class PublishingTests(SimpleTestCase):
 
     async def sent(self, count):
         """Give so many messages, as soon as they are there."""
-        await until(lambda: len(self.layer.sent) >= count)
-        assert len(self.layer.sent) == count
-        return self.layer.sent
+        await until(lambda: len(self.ours()) >= count)
+        assert len(self.ours()) == count
+        return self.ours()
+
+    def ours(self):
+        """Give what was sent, but for what another test may have left to the background."""
+        return [message for message in self.layer.sent if message["data"]["conversationId"] == "c"]
 
     async def test_an_event_goes_to_its_conversations_group_in_the_order_of_the_log(self):
         settle()
@@ -53,7 +60,7 @@ class PublishingTests(SimpleTestCase):
     def test_where_there_are_no_readers_the_background_does_it(self):
         async def ring():
             # Again and again, for it may be resting after another test's failure.
-            await until(lambda: publish("e", [update(1)]) or self.layer.sent)
+            await until(lambda: publish("e", [update(1, conversation="background")]) or self.layer.sent)
 
         asyncio.run_coroutine_threadsafe(ring(), background()).result(10)
 
@@ -148,7 +155,7 @@ class PublishingTests(SimpleTestCase):
             publish("e", [update(1)])
             publisher = broadcasting._publisher()
             await until(lambda: publisher.task and publisher.task.done() and not publisher.waiting)
-        assert self.layer.sent == []
+        assert self.ours() == []
 
     def test_a_loop_that_closes_in_this_very_moment_is_no_ones_trouble(self):
         class Closing:
@@ -164,7 +171,20 @@ class PublishingTests(SimpleTestCase):
             publish("e", [update(1)])
 
 
+class SlowLayer(InMemoryChannelLayer):
+    """Takes its time to be made, as one does whose modules are yet to be imported."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        Event().wait(0.05)
+
+
 class LayerTests(TransactionTestCase):
+    def test_two_threads_that_ask_for_the_layer_first_get_the_same(self):
+        backend = {"BACKEND": "tests.test_broadcasting.SlowLayer"}
+        with override_settings(CHANNEL_LAYERS={"default": backend}), ThreadPoolExecutor() as threads:
+            assert len({asked.result() for asked in [threads.submit(layer) for _ in range(4)]}) == 1
+
     def test_a_layer_that_cannot_be_made_does_not_stop_writing(self):
         with (
             override_settings(CHANNEL_LAYERS={"default": {"BACKEND": "no.such.Layer"}}),

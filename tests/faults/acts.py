@@ -49,28 +49,17 @@ def start_conversations(user: int, count: int) -> list[str]:
 
 
 def stored(conversation: str) -> dict[str, Any]:
-    """Give what the database knows of a conversation."""
+    """Give what every reader of a conversation must have, in the end."""
     found = Conversation.objects.get(uuid=conversation)
-    return {
-        "epoch": found.epoch,
-        "head": found.last_offset,
-        "messages": {str(message.uuid): _facts(message) for message in found.messages.order_by("offset")},
-    }
+    messages = found.messages.order_by("offset").values_list("uuid", "status", "content")
+    return {"head": found.last_offset, "messages": [[str(uuid), *rest] for uuid, *rest in messages]}
 
 
 def message(message: str) -> dict[str, Any]:
     """Give what the database knows of a message."""
-    return _facts(Message.objects.get(uuid=message))
-
-
-def _facts(message: Message) -> dict[str, Any]:
-    columns = ("status", "content", "error_type", "model", "input_tokens", "output_tokens", "last_sequence")
-    return {
-        **{column: getattr(message, column) for column in columns},
-        "role": str(message.role),
-        "text": message.text,
-        "chunks": message.chunks.count(),
-    }
+    found = Message.objects.get(uuid=message)
+    columns = ("status", "content", "text", "error_type", "input_tokens", "output_tokens")
+    return {column: getattr(found, column) for column in columns}
 
 
 def reply(conversation: str, content: str, **options: Any) -> str:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.faults.readers import Copy, Reader
 from tests.faults.services import require
-from tests.servers import Redis, Server, Shell, database
+from tests.servers import Redis, Server, Shell
 
 STACKS = {
     "postgresql-redis": ("postgresql", "redis"),
@@ -54,7 +54,14 @@ class Stack:
         if layer == "redis":
             self.redis = exits.enter_context(Redis(directory))
             environment["CONVERSE_TEST_REDIS"] = self.redis.url
-        self.environment = exits.enter_context(database(environment, directory / "database.log"))
+        self.shell = exits.enter_context(Shell(environment, directory / "shell.log"))
+        name = self.shell.do("create_database")
+        exits.callback(self.shell.do, "destroy_database")
+        self.environment = {
+            **environment,
+            "CONVERSE_TEST_DATABASE_NAME": name,
+            "CONVERSE_TEST_DATABASE_FILE": name,
+        }
 
 
 class World:
@@ -64,7 +71,7 @@ class World:
         self.stack = stack
         self.redis = stack.redis
         self.exits = exits
-        self.shell = self.open_shell()
+        self.shell = stack.shell
         account = self.shell.do("sign_in")
         self.user, self.session = account["user"], account["session"]
 
@@ -102,13 +109,14 @@ class World:
 
     async def check(self, readers: Iterable[Reader]) -> None:
         """Assert that everybody gets exactly what is stored, and got it in order."""
+        readers = list(readers)
+        uuids = {uuid for reader in readers for uuid in reader.copies}
+        stored = {uuid: await asyncio.to_thread(self.shell.do, "stored", conversation=uuid) for uuid in uuids}
         for reader in readers:
             for uuid, copy in reader.copies.items():
-                stored = await asyncio.to_thread(self.shell.do, "stored", conversation=uuid)
-                await reader.until(partial(reached, copy, stored["head"]))
-                told = {uuid: (message.text, message.data["status"]) for uuid, message in copy.messages.items()}
-                assert told == {uuid: (m["content"], m["status"]) for uuid, m in stored["messages"].items()}
-                assert list(told) == list(stored["messages"])
+                await reader.until(partial(reached, copy, stored[uuid]["head"]))
+                told = [[uuid, message.data["status"], message.text] for uuid, message in copy.messages.items()]
+                assert told == stored[uuid]["messages"]
             assert reader.violations == []
             assert reader.errors == []
 

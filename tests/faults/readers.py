@@ -83,17 +83,19 @@ class Copy:
 
     def tell(self, event: str, data: dict[str, Any]) -> None:
         known = self.messages.get(data.get("messageId", ""))
-        if event == "StreamUpdate":
-            self.expect(known is not None and known.is_open, "of an open message", event, data)
-            self.expect(known is not None and data["sequence"] > known.sequence, "sequence", event, data)
-            known.add(data["chunk"], data["sequence"])
-            self.delays += [time() - float(told) for told in LINE.findall(data["chunk"])]
-        elif event == "MessageCreated":
-            self.expect(known is None, "new", event, data)
-            self.messages[data["messageId"]] = Told(data)
-        elif event.startswith("Message"):
-            self.expect(known is not None, "known", event, data)
-            known.data.update(data)
+        match event, known:
+            case "MessageCreated", _:
+                self.expect(known is None, "new", event, data)
+                self.messages[data["messageId"]] = Told(data)
+            case "StreamUpdate", Told():
+                self.expect(known.is_open, "of an open message", event, data)
+                self.expect(data["sequence"] > known.sequence, "sequence", event, data)
+                known.add(data["chunk"], data["sequence"])
+                self.delays += [time() - float(told) for told in LINE.findall(data["chunk"])]
+            case _, Told():
+                known.data.update(data)
+            case _, None:
+                self.expect("messageId" not in data, "of a known message", event, data)
 
     def expect(self, held: bool, what: str, event: str, data: Mapping[str, Any]) -> None:
         if not held:
@@ -198,7 +200,7 @@ class Reader:
                         await self._subscribe(socket, copy)
                     async for text in socket:
                         await self.reading.wait()
-                        await self._take(socket, json.loads(text))
+                        await self._take(socket, json.loads(text), len(text))
             except BROKEN:
                 pass
             await asyncio.sleep(self.dice.uniform(0, 0.1))
@@ -231,12 +233,12 @@ class Reader:
         cursor = {} if copy.offset is None else {"after": copy.offset, "epoch": copy.epoch}
         await socket.send(json.dumps({"type": "subscribe", "conversation": copy.uuid, **cursor}))
 
-    async def _take(self, socket: ClientConnection, frame: dict[str, Any]) -> None:
+    async def _take(self, socket: ClientConnection, frame: dict[str, Any], size: int) -> None:
         if "event" in frame:
             data = frame["data"]
             copy = self.copies[data["conversationId"]]
             copy.apply(frame["event"], data)
-            await self._acknowledge(socket, copy, len(str(data)))
+            await self._acknowledge(socket, copy, size)
             async with self._changed:
                 self._changed.notify_all()
         elif answer := self._answers.pop(frame.get("id"), None):
