@@ -50,12 +50,15 @@ def publish(epoch: str, events: Iterable[Event], origin: str = "") -> None:
     "StreamUpdate", "epoch": …, "data": {…}}``. An event over ``CONVERSE_EVENT_LIMIT`` goes as a pointer, its data only
     ``conversationId`` and ``offset``, and has its readers look into the table. ``origin`` names a reader to leave out.
     """
-    _send_soon([[{**_message(epoch, event), **({"origin": origin} if origin else {})} for event in events]])
+    limit = settings.CONVERSE_EVENT_LIMIT
+    left_out = {"origin": origin} if origin else {}
+    _send_soon([[{**_message(epoch, event, limit), **left_out} for event in events]])
 
 
 def publish_all(logs: Iterable[tuple[str, Iterable[Event]]]) -> None:
     """Ring for several conversations at once, each given as its epoch and its events. See publish()."""
-    _send_soon([[_message(epoch, event) for event in events] for epoch, events in logs])
+    limit = settings.CONVERSE_EVENT_LIMIT
+    _send_soon([[_message(epoch, event, limit) for event in events] for epoch, events in logs])
 
 
 def whisper(message: Mapping[str, Any]) -> None:
@@ -70,10 +73,9 @@ def _send_soon(batches: list[list[dict[str, Any]]]) -> None:
         logger.info("Events were not published: the event loop is gone.")
 
 
-def _message(epoch: str, event: Event) -> dict[str, Any]:
+def _message(epoch: str, event: Event, limit: int) -> dict[str, Any]:
     data = event.wire()
     message: dict[str, Any] = {"type": event.layer_type, "event": event.name, "epoch": epoch, "data": data}
-    limit = settings.CONVERSE_EVENT_LIMIT
     # Chunks are many and have nothing long but their text: only a long one is measured.
     doubtful = not isinstance(event, StreamUpdate) or len(event.chunk) * ESCAPED > limit
     if doubtful and "offset" in data and len(json.dumps(data)) > limit:

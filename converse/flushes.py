@@ -11,13 +11,14 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, transaction
-from django.utils import timezone
 
 from converse import broadcasting, records
 from converse.events import StreamUpdate
 from converse.exceptions import AnotherWriter, InvalidMessage, MessageClosed
 from converse.log import database
 from converse.managers import NewChunk
+
+ROW = 10_000  # characters of a row that is packed of several fragments: whatever they are, its event is not too large
 
 
 class Fragment(NamedTuple):
@@ -80,16 +81,19 @@ class Outcome:
 
 
 def pack(fragments: Iterable[Fragment]) -> list[Fragment]:
-    """Join neighbours that differ in their text only, so that they cost one row."""
+    """Join neighbours that differ in their text only, so that they cost one row, as long as that is not large."""
     packed: list[Fragment] = []
     texts: list[str] = []
+    size = 0
     for fragment in fragments:
-        if packed and packed[-1][:3] == fragment[:3]:
+        size += len(fragment.text)
+        if packed and packed[-1][:3] == fragment[:3] and size <= ROW:
             texts.append(fragment.text)
             continue
         _join(packed, texts)
         packed.append(fragment)
         texts = [fragment.text]
+        size = len(fragment.text)
     _join(packed, texts)
     return packed
 
@@ -126,7 +130,7 @@ def commit(entries: Sequence[Entry], *, again: bool = False) -> Outcome:
         if rows:
             records.MessageChunk.objects.using(alias).insert(rows)
             moved = {pk: offset for pk, offset in offsets.items() if offset > heads[pk].offset}
-            records.Conversation.all_objects.using(alias).advance(moved, timezone.now())
+            records.Conversation.all_objects.using(alias).advance(moved)
         renew(alias, [writer for writer, _ in outcome.written])
         epochs = {pk: (head.uuid, head.epoch) for pk, head in heads.items()}
         transaction.on_commit(partial(_publish, epochs, outcome), using=alias)

@@ -23,6 +23,7 @@ from converse.loops import DatabaseThread, PerLoop
 logger = logging.getLogger(__name__)
 
 BATCH = 1000  # streams in one transaction
+SMOOTH = 1000  # chunks a second; with more the interval stretches, at most to twice itself
 TRIES = 6  # of one flush while the database is away
 PAUSE = 0.1  # seconds before the second try; doubles
 WATCH_INTERVAL = 0.4  # seconds between two looks at streams that are silent
@@ -32,12 +33,13 @@ class Journal:
     """The appends of one event loop. One flush is in flight at a time and takes all that has gathered meanwhile.
 
     An idle journal flushes at once, so a first token waits for nothing; a busy one batches by itself, at most once in
-    ``CONVERSE_FLUSH_INTERVAL`` seconds, and more rarely when a flush takes long.
+    ``CONVERSE_FLUSH_INTERVAL`` seconds, and more rarely when there are many streams or a flush takes long.
     """
 
     def __init__(self) -> None:
         self.thread = DatabaseThread()
         self.size = 0  # characters waiting
+        self._limit = 0
         self._waiting: dict[Writer, None] = {}
         self._flushing: asyncio.Task[None] | None = None
         self._in_flight: set[Writer] = set()
@@ -61,10 +63,11 @@ class Journal:
         writer.pending.append(fragment)
         self.size += len(fragment.text)
         if self._flushing is None:
+            self._limit = settings.CONVERSE_JOURNAL_LIMIT
             self._flushing = asyncio.get_running_loop().create_task(self._flush())
-        if self.size > settings.CONVERSE_JOURNAL_LIMIT:
+        if self.size > self._limit:
             async with self._flushed:
-                await self._flushed.wait_for(lambda: self.size <= settings.CONVERSE_JOURNAL_LIMIT or writer.lost)
+                await self._flushed.wait_for(lambda: self.size <= self._limit or writer.lost)
 
     async def drain(self, writer: Writer) -> None:
         """Wait until all that a writer appended is committed; raise what it was lost by."""
@@ -92,12 +95,15 @@ class Journal:
                 if wait > 0:
                     await asyncio.sleep(wait)
                 self._last = monotonic()
-                await self._flush_once()
-                self._pause = max(settings.CONVERSE_FLUSH_INTERVAL, 2 * (monotonic() - self._last))
+                streams = await self._flush_once()
+                took = monotonic() - self._last
+                interval = settings.CONVERSE_FLUSH_INTERVAL
+                self._pause = max(interval, min(2 * interval, streams / SMOOTH), 2 * took)
         finally:
             self._flushing = None
 
-    async def _flush_once(self) -> None:
+    async def _flush_once(self) -> int:
+        """Commit what is waiting; say of how many streams."""
         entries = []
         taken = 0
         for writer in list(self._waiting)[:BATCH]:
@@ -118,6 +124,7 @@ class Journal:
             self.size -= taken
             async with self._flushed:
                 self._flushed.notify_all()
+        return len(entries)
 
     async def _commit(self, entries: Sequence[Entry]) -> Outcome:
         pause = PAUSE

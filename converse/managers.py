@@ -12,7 +12,7 @@ from uuid import UUID
 from django.contrib.contenttypes.models import ContentType
 from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Max, Q, Sum
+from django.db.models import Q, Sum
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -50,6 +50,11 @@ def _is_among(connection: BaseDatabaseWrapper, ids: Collection[int]) -> tuple[st
     if connection.vendor == "postgresql":
         return "id = ANY(%s::bigint[])", [list(ids)]
     return f"id IN ({', '.join(['%s'] * len(ids)) or 'NULL'})", list(ids)
+
+
+def _text_of(uuid: UUID | str) -> str:
+    """Write a uuid as everybody does, whatever the database gives for it."""
+    return str(uuid if isinstance(uuid, UUID) else UUID(uuid))
 
 
 def _delete_each(rows: models.QuerySet[Any]) -> tuple[int, dict[str, int]]:
@@ -108,28 +113,31 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
                 f"SELECT id, uuid, last_offset, epoch FROM {table} WHERE {condition} ORDER BY id {how}",  # noqa: S608
                 parameters,
             )
-            return {pk: Head(str(UUID(str(uuid))), offset, epoch) for pk, uuid, offset, epoch in cursor.fetchall()}
+            return {pk: Head(_text_of(uuid), offset, epoch) for pk, uuid, offset, epoch in cursor.fetchall()}
 
-    def advance(self, heads: Mapping[int, int], at: datetime) -> None:
-        """Move the heads of locked conversations, in one statement."""
+    def advance(self, heads: Mapping[int, int], at: datetime | None = None) -> None:
+        """Move the heads of locked conversations, in one statement; with a time, that of their last activity too.
+
+        Chunks come without: a time is in indexes, all of which PostgreSQL would write anew with every flush.
+        """
         connection = connections[self.db]
-        column = connection.ops.adapt_datetimefield_value(at)
-        name = connection.ops.quote_name
-        table = name(self.model._meta.db_table)
+        activity = [connection.ops.adapt_datetimefield_value(at)] if at else []
+        moved = ", last_activity_at = %s" if at else ""
+        table = connection.ops.quote_name(self.model._meta.db_table)
         with connection.cursor() as cursor:
             if connection.vendor == "postgresql":
                 cursor.execute(
-                    f"UPDATE {table} SET last_offset = new.head, last_activity_at = %s "  # noqa: S608
+                    f"UPDATE {table} SET last_offset = new.head{moved} "  # noqa: S608
                     "FROM unnest(%s::bigint[], %s::bigint[]) AS new (id, head) "
                     f"WHERE {table}.id = new.id",
-                    [column, list(heads), list(heads.values())],
+                    [*activity, list(heads), list(heads.values())],
                 )
                 return
             cases = " ".join(["WHEN %s THEN %s"] * len(heads))
             keys = ", ".join(["%s"] * len(heads))
             cursor.execute(
-                f"UPDATE {table} SET last_offset = CASE id {cases} END, last_activity_at = %s WHERE id IN ({keys})",  # noqa: S608
-                [*(value for pair in heads.items() for value in pair), column, *heads],
+                f"UPDATE {table} SET last_offset = CASE id {cases} END{moved} WHERE id IN ({keys})",  # noqa: S608
+                [*(value for pair in heads.items() for value in pair), *activity, *heads],
             )
 
 
@@ -215,9 +223,6 @@ class MessageQuerySet(models.QuerySet["Message"]):
 
 
 class ChunkQuerySet(models.QuerySet["MessageChunk"]):
-    def last_sequence(self) -> int:
-        return self.aggregate(last=Max("sequence"))["last"] or 0
-
     def text(self) -> str:
         """Join the answer's text, in order."""
         return "".join(self.filter(kind="text").order_by("sequence").values_list("content", flat=True))
@@ -242,14 +247,12 @@ class ChunkQuerySet(models.QuerySet["MessageChunk"]):
         ]
         with connection.cursor() as cursor:
             if connection.vendor == "postgresql":
-                types = ("bigint", "integer", "bigint", "bigint", "varchar", "integer", "text", "text", "timestamptz")
-                arrays = ", ".join(
-                    f"%s::{kind}[]" + ("::jsonb[]" if field == "metadata" else "")
-                    for kind, field in zip(types, NewChunk._fields, strict=True)
-                )
+                types = ("bigint", "integer", "bigint", "bigint", "varchar", "integer", "text", "jsonb", "timestamptz")
+                # As one text of JSON, for psycopg is slow to write arrays (measured: a quarter of a flush).
+                values = ", ".join(f"(chunk ->> {place})::{kind}" for place, kind in enumerate(types))
                 cursor.execute(
-                    f"INSERT INTO {table} ({columns}) SELECT * FROM unnest({arrays})",  # noqa: S608
-                    [list(column) for column in zip(*adapted, strict=True)],
+                    f"INSERT INTO {table} ({columns}) SELECT {values} FROM jsonb_array_elements(%s::jsonb) AS chunk",  # noqa: S608
+                    [dumps(adapted, ensure_ascii=False, default=str)],
                 )
             else:
                 values = ", ".join(["%s"] * len(NewChunk._fields))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain, repeat
+from json import dumps
 from typing import TYPE_CHECKING, Any
 
 from django.db.models import Q
+from django.db.models.functions import Length
 
 from converse import records
 from converse.choices import OPEN, ChunkKind, Status
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from converse.models import Conversation, Message
 
 PAGE = 20_000  # chunk rows in one replay, which holds no more text than a window but for its last row
+FRAME = 1_000_000  # bytes of one replay or snapshot: Daphne sends nothing beyond a mebibyte
 STEPS = (10, 100, 1000, 10_000)  # chunk rows read at a time: few at first, for nobody knows how large they are
 
 CLOSING = {Status.COMPLETED: MessageCompleted, Status.FAILED: MessageFailed, Status.CANCELLED: MessageCancelled}
@@ -57,8 +60,8 @@ def read(conversation_id: int, after: int | None, epoch: str | None) -> Replay |
 
 def _replay(conversation: Conversation, after: int, head: int) -> Replay:
     chunks, head = _chunks(conversation.pk, after, head)
-    messages = _changed(conversation.pk, after, head)
-    texts = _packed(chunks)
+    messages, head = _changed(conversation.pk, after, head)
+    texts = _packed(row for row in chunks if row[2] <= head)
     events: list[Event] = []
     uuid = str(conversation.uuid)
     for message in messages:
@@ -71,17 +74,33 @@ def _replay(conversation: Conversation, after: int, head: int) -> Replay:
     )
 
 
-def _changed(conversation_id: int, after: int, head: int) -> list[Message]:
-    """Read the messages that something was told of between two offsets, with content where they are told whole."""
+def _changed(conversation_id: int, after: int, head: int) -> tuple[list[Message], int]:
+    """Read the messages that something was told of after an offset, with content where they are told whole.
+
+    Give them, and the head up to which they fit into one replay.
+    """
     changed = Q(changed_offset__gt=after) | Q(status__in=OPEN)
     stored = records.Message.all_objects.using(database()).filter(conversation_id=conversation_id)
-    found = stored.filter(changed, offset__lte=head).select_related("reply_to").order_by("offset")
-    messages = list(found.defer("content", "parts", "reply_to__content", "reply_to__parts"))
+    found = stored.filter(changed, offset__lte=head).select_related("reply_to").annotate(size=Length("content"))
+    messages = list(found.defer("content", "parts", "reply_to__content", "reply_to__parts").order_by("offset"))
+    head = _fitting(messages, after, head)
+    messages = [message for message in messages if message.offset <= head]
     whole = [message.pk for message in messages if message.offset > after and _closed(message, head)]
     contents = {pk: rest for pk, *rest in stored.filter(pk__in=whole).values_list("pk", "content", "parts")}
     for message in messages:
         message.content, message.parts = contents.get(message.pk, ("", []))
-    return messages
+    return messages, head
+
+
+def _fitting(messages: Iterable[Any], after: int, head: int) -> int:
+    """Give the head before the first message that would be one too many to be told whole."""
+    size = 0
+    for message in messages:
+        if message.offset > after and _closed(message, head):
+            told, size = size, size + 4 * message.size  # bytes a character at most
+            if told and size > FRAME:
+                return int(message.offset) - 1
+    return head
 
 
 def _closed(message: Message, head: int) -> bool:
@@ -144,7 +163,7 @@ def _chunks(conversation_id: int, after: int, head: int) -> tuple[list[Row], int
         some = list(rows.filter(offset__gt=found[-1][2] if found else after)[: min(step, PAGE - len(found))])
         for row in some:
             found.append(row)
-            size += len(row[5])
+            size += len(row[5].encode())
             if size > limit or len(found) == PAGE:
                 return found, row[2]
         if len(some) < step:
@@ -186,16 +205,26 @@ def _snapshot(conversation: Conversation, head: int) -> Snapshot:
     )
     packed = _packed(chunks.order_by("offset").values_list(*COLUMNS)) if growing else {}
     uuid = str(conversation.uuid)
+    states = [_state(uuid, message, packed.get(message.pk, []) if message in growing else None) for message in messages]
+    latest = _latest(states)
     return Snapshot(
         conversation_id=uuid,
         epoch=conversation.epoch,
         offset=head,
         conversation={"title": conversation.title, "deleted": conversation.deleted_at is not None},
-        messages=[
-            _state(uuid, message, packed.get(message.pk, []) if message in growing else None) for message in messages
-        ],
-        truncated=len(newest) > limit,
+        messages=latest,
+        truncated=len(newest) > len(latest),
     )
+
+
+def _latest(states: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give as many of the latest messages as fit into one snapshot, at least one."""
+    size = 0
+    for number, state in enumerate(reversed(states)):
+        size += len(dumps(state, ensure_ascii=False).encode())
+        if number and size > FRAME:
+            return states[-number:]
+    return states
 
 
 def _state(uuid: str, message: Message, rows: Sequence[Row] | None) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync, sync_to_async
@@ -293,7 +292,8 @@ async def _drive(stream: Stream, alias: str, prompt: Prompt) -> None:
     """Let the provider answer; try again while it has said nothing and its error may pass."""
     try:
         async with asyncio.timeout(settings.CONVERSE_TOTAL_TIMEOUT):
-            for tried in count():
+            tried = 0
+            while True:
                 try:
                     return await _answer(stream, alias, prompt)
                 except ProviderError as exc:
@@ -301,6 +301,7 @@ async def _drive(stream: Stream, alias: str, prompt: Prompt) -> None:
                         raise
                     logger.info("Reply %s: attempt %d failed: %s", stream.message.uuid, tried + 1, exc)
                     await asyncio.sleep(_delay(tried, exc.retry_after))
+                    tried += 1
     except TimeoutError as exc:
         raise ProviderError("The reply took longer than CONVERSE_TOTAL_TIMEOUT.", type=ErrorType.TIMEOUT) from exc
 

@@ -68,6 +68,11 @@ class PackingTests(SimpleTestCase):
         for first, second in pairwise(packed):
             assert first[:3] != second[:3]
 
+    def test_a_packed_row_is_never_large_and_a_large_fragment_is_a_row_of_its_own(self):
+        sizes = [4_000, 4_000, 4_000, 30_000, 1]
+        packed = pack([Fragment("text", 0, None, "x" * size) for size in sizes])
+        assert [len(fragment.text) for fragment in packed] == [8_000, 4_000, 30_000, 1]
+
 
 class CommitTests(TestCase):
     @classmethod
@@ -131,6 +136,15 @@ class CommitTests(TestCase):
             [chunk.offset for chunk in chunks] for _, chunks in stored
         ]
         assert (message.text, other.text) == ("ab", "c")
+
+    def test_what_a_message_had_before_is_not_taken_for_what_the_lost_answer_was_about(self):
+        old, new = self.conversation.start_streaming_assistant(), self.conversation.start_streaming_assistant()
+        old.append_chunk("before ")
+        entries = [entry(old, "a"), entry(new, "b")]
+        flushes.commit(entries)
+        again = flushes.commit(entries, again=True)
+        assert [[chunk.sequence for chunk in chunks] for _, chunks in again.written] == [[2], [1]]
+        assert (old.text, new.text) == ("before a", "b")
 
     def test_a_second_try_stores_what_the_first_one_had_not(self):
         message = self.conversation.start_streaming_assistant()

@@ -206,6 +206,35 @@ class ReplayTests(TestCase):
         assert sizes == [1100, 1100, 800]
         assert reader.assembled.texts == {str(message.uuid): "x" * 3000}
 
+    def test_a_replay_holds_no_more_messages_than_fit_into_a_frame(self):
+        reader = Reading(self.conversation)
+        reader.once()
+        for _ in range(5):
+            self.conversation.create_user_message("x" * 100)
+        told = []
+        with mock.patch.object(replays, "FRAME", 800):  # as if each character took four bytes
+            while reader.assembled.offset < Conversation.objects.get().last_offset:
+                reader.once()
+                told.append(len(reader.assembled.texts))
+        assert told == [2, 4, 5]
+
+    def test_a_message_larger_than_a_frame_is_told_all_the_same(self):
+        reader = Reading(self.conversation)
+        reader.once()
+        message = self.conversation.create_user_message("x" * 100)
+        with mock.patch.object(replays, "FRAME", 10):
+            reader.once()
+        assert reader.assembled.texts == {str(message.uuid): "x" * 100}
+
+    def test_a_snapshot_holds_the_latest_messages_that_fit_into_a_frame(self):
+        messages = [self.conversation.create_user_message("x" * 1000) for _ in range(5)]
+        with mock.patch.object(replays, "FRAME", 5000):
+            snapshot = read(self.conversation.pk, None, None)
+        assert [told["messageId"] for told in snapshot.messages] == [str(message.uuid) for message in messages[-3:]]
+        assert snapshot.truncated
+        with mock.patch.object(replays, "FRAME", 10):
+            assert len(read(self.conversation.pk, None, None).messages) == 1
+
     def test_a_snapshot_of_closed_messages_asks_for_no_chunks(self):
         self.conversation.create_user_message("Hi")
         with self.assertNumQueries(2):

@@ -117,4 +117,4 @@ def resume_10k_vs_content(quick: bool) -> list[Figure]:
     return [Figure(key="resume_10k_vs_content", value=compared.ratio, target=5, remark=remark)]
 
 
-MEASUREMENTS = [delivery_vs_stock, p99_beside_slow_query, resume_10k_vs_content]
+RATIOS = [delivery_vs_stock, p99_beside_slow_query, resume_10k_vs_content]

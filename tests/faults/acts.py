@@ -29,6 +29,8 @@ def create_database() -> str:
 
 
 def destroy_database() -> None:
+    if connection.vendor == "postgresql":
+        cut_connections()  # those of this very process's other threads
     connection.creation.destroy_test_db(_former.pop(), verbosity=0)
 
 
@@ -46,6 +48,10 @@ def sign_in() -> dict[str, Any]:
 def start_conversations(user: int, count: int) -> list[str]:
     owner = get_user_model().objects.get(pk=user)
     return [str(Conversation.objects.start(owner).uuid) for _ in range(count)]
+
+
+def add_messages(conversation: str, count: int, size: int) -> None:
+    Conversation.objects.get(uuid=conversation).add_messages(["é漢🙂a" * (size // 4)] * count)
 
 
 def stored(conversation: str) -> dict[str, Any]:

@@ -124,6 +124,7 @@ class Reader:
         self.aborts = aborts  # seconds that a socket lasts on average, where it does not last
         self.dice = Random(seed)
         self.reconnects = -1
+        self.largest = 0  # bytes of a frame
         self.errors: list[dict[str, Any]] = []
         self.reading = asyncio.Event()  # clear it and nothing is read, nor acknowledged
         self.reading.set()
@@ -200,7 +201,7 @@ class Reader:
                         await self._subscribe(socket, copy)
                     async for text in socket:
                         await self.reading.wait()
-                        await self._take(socket, json.loads(text), len(text))
+                        await self._take(socket, json.loads(text), len(text.encode()))
             except BROKEN:
                 pass
             await asyncio.sleep(self.dice.uniform(0, 0.1))
@@ -214,6 +215,7 @@ class Reader:
             compression=None,
             max_size=None,
             ping_interval=None,
+            proxy=None,
         ) as socket:
             if self.aborts:
                 lifetime = self.dice.expovariate(1 / self.aborts)
@@ -234,6 +236,7 @@ class Reader:
         await socket.send(json.dumps({"type": "subscribe", "conversation": copy.uuid, **cursor}))
 
     async def _take(self, socket: ClientConnection, frame: dict[str, Any], size: int) -> None:
+        self.largest = max(self.largest, size)
         if "event" in frame:
             data = frame["data"]
             copy = self.copies[data["conversationId"]]
@@ -259,7 +262,8 @@ def report(name: str, readers: Iterable[Reader]) -> None:
     copies = [copy for reader in readers for copy in reader.copies.values()]
     delays = sorted(delay * 1000 for copy in copies for delay in copy.delays) or [0]
     print(
-        f"\n{name}: {len(readers)} clients, {sum(reader.live for reader in readers)} live events, "
+        f"\n{name}: {len(readers)} clients, {sum(copy.offset or 0 for copy in copies)} events, "
+        f"{sum(reader.live for reader in readers)} of them live, "
         f"{sum(copy.replays for copy in copies)} replays, {sum(copy.snapshots for copy in copies)} snapshots, "
         f"{sum(reader.reconnects for reader in readers)} reconnects, "
         f"{sum(len(reader.violations) for reader in readers)} violations, "

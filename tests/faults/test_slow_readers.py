@@ -63,3 +63,24 @@ async def test_readers_who_stop_for_ten_seconds_cost_no_memory_and_lose_nothing(
     assert max(stalled) < BOUND
     assert max(meter.growth for meter in meters) < BOUND_CATCHING_UP
     assert [server.complaints() for server in servers] == [[], []]
+
+
+async def test_megabytes_of_history_come_in_frames_that_every_server_lets_through(world: World, kind: str) -> None:
+    server = world.serve(kind)
+    conversations = world.conversations(1)
+    known = world.reader(server, conversations)
+    async with following([known]):
+        pass
+    world.shell.do("add_messages", conversation=conversations[0], count=500, size=4_000)
+    async with following([known]):
+        await world.check([known])
+    async with following([world.reader(server, conversations)]) as [new]:
+        [latest] = new.copies.values()
+    stored = world.shell.do("stored", conversation=conversations[0])["messages"]
+    assert [message.text for message in latest.messages.values()] == [
+        text for *_, text in stored[-len(latest.messages) :]
+    ]
+    assert len(latest.messages) > 50
+    assert 500_000 < new.largest < 2**20
+    assert 500_000 < known.largest < 2**20
+    assert server.complaints() == []
