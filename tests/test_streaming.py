@@ -409,7 +409,9 @@ class AsynchronousStreamTests(TestCase):
     async def test_completing_waits_for_what_was_appended_and_refuses_when_it_was_refused(self):
         message = await self.conversation.astart_streaming_assistant()
         await message.stream.aappend("one")
+        await message.stream.adrain()
         await (await Message.objects.aget(pk=message.pk)).astop()
+        await message.stream.aappend("two")
         with pytest.raises(MessageClosed):
             await message.stream.acomplete()
 

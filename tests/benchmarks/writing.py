@@ -107,7 +107,7 @@ def naive_vs_ours_300(quick: bool) -> list[Figure]:
 
 def naive_vs_ours_50k(quick: bool) -> list[Figure]:
     """The same with 50 000 chunks stored."""
-    return [_naive_vs_ours("naive_vs_ours_50k", 50_000, 1 if quick else 3, target=50)]
+    return [_naive_vs_ours("naive_vs_ours_50k", 50_000, 1 if quick else 2, target=50)]
 
 
 def _naive_vs_ours(key: str, stored: int, rounds: int, target: float) -> Figure:
@@ -157,7 +157,7 @@ def _create_chunk(message: Message, sequence: int) -> MessageChunk:
 
 def capacity_600x50(quick: bool) -> list[Figure]:
     """600 paced streams in one process: from append to published, and how late their producers come to run."""
-    count, seconds = 600, 3 if quick else 8
+    count, seconds = 600, 3 if quick else 6
 
     async def measure() -> tuple[list[float], list[float], float]:
         async with streams(await conversations(count)) as recorders:
