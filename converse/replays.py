@@ -7,7 +7,7 @@ from itertools import chain, repeat
 from json import dumps
 from typing import TYPE_CHECKING, Any
 
-from django.db.models import Q
+from django.db.models import Case, Q, When
 from django.db.models.functions import Length
 
 from converse import records
@@ -81,9 +81,10 @@ def _changed(conversation_id: int, after: int, head: int) -> tuple[list[Message]
     """
     changed = Q(changed_offset__gt=after) | Q(status__in=OPEN)
     stored = records.Message.all_objects.using(database()).filter(conversation_id=conversation_id)
-    found = stored.filter(changed, offset__lte=head).select_related("reply_to").annotate(size=Length("content"))
+    size = Case(When(offset__gt=after, closed_offset__lte=head, then=Length("content")), default=0)
+    found = stored.filter(changed, offset__lte=head).select_related("reply_to").annotate(size=size)
     messages = list(found.defer("content", "parts", "reply_to__content", "reply_to__parts").order_by("offset"))
-    head = _fitting(messages, after, head)
+    head = _fitting(messages, head)
     messages = [message for message in messages if message.offset <= head]
     whole = [message.pk for message in messages if message.offset > after and _closed(message, head)]
     contents = {pk: rest for pk, *rest in stored.filter(pk__in=whole).values_list("pk", "content", "parts")}
@@ -92,14 +93,13 @@ def _changed(conversation_id: int, after: int, head: int) -> tuple[list[Message]
     return messages, head
 
 
-def _fitting(messages: Iterable[Any], after: int, head: int) -> int:
+def _fitting(messages: Iterable[Any], head: int) -> int:
     """Give the head before the first message that would be one too many to be told whole."""
     size = 0
     for message in messages:
-        if message.offset > after and _closed(message, head):
-            told, size = size, size + 4 * message.size  # bytes a character at most
-            if told and size > FRAME:
-                return int(message.offset) - 1
+        told, size = size, size + 4 * message.size  # bytes a character at most
+        if told and size > FRAME:
+            return int(message.offset) - 1
     return head
 
 
@@ -159,8 +159,9 @@ def _chunks(conversation_id: int, after: int, head: int) -> tuple[list[Row], int
     size, limit = 0, settings.CONVERSE_WINDOW
     steps = chain(STEPS, repeat(STEPS[-1]))
     while True:
-        step = next(steps)
-        some = list(rows.filter(offset__gt=found[-1][2] if found else after)[: min(step, PAGE - len(found))])
+        room = 2 + (limit - size) * len(found) // size if size else PAGE  # if the next are as large as the last
+        step = min(next(steps), room, PAGE - len(found))
+        some = list(rows.filter(offset__gt=found[-1][2] if found else after)[:step])
         for row in some:
             found.append(row)
             size += len(row[5].encode())

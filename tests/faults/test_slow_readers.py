@@ -12,7 +12,7 @@ from tests.servers import Server
 SECONDS = float(os.environ.get("CONVERSE_TEST_STALL", "10"))
 SCRIPT = {"pause": 0.004, "size": 4_000, "deltas": int(SECONDS / 0.004)}
 BOUND = 8_000_000  # bytes a server may grow by for two who do not read, while tens of megabytes pass them by
-BOUND_CATCHING_UP = 40_000_000  # and while three read all that at once: a few windows each, in several encodings
+BOUND_CATCHING_UP = 16_000_000  # and while three read all that at once: a window each, in several encodings
 
 
 class Meter:
