@@ -9,14 +9,17 @@ from django.utils.module_loading import import_string
 
 from converse.conf import settings
 from converse.exceptions import UnknownProvider
-from converse.providers.base import Prompt, PromptMessage, Provider
+from converse.providers.base import OutputSpec, Prompt, PromptMessage, Provider, ToolSpec
 
-__all__ = ["Prompt", "PromptMessage", "Provider", "get_provider"]
+# The extra that brings the package which a provider is missing; Gemini's needs no SDK.
+EXTRAS = {"openai": "openai", "anthropic": "anthropic", "httpx2": "gemini"}
+
+__all__ = ["OutputSpec", "Prompt", "PromptMessage", "Provider", "ToolSpec", "config_of", "get_provider"]
 
 
 def get_provider(alias: str) -> Provider:
     """Return a new provider, made as ``CONVERSE_PROVIDERS[alias]`` says."""
-    config = _config(alias)
+    config = config_of(alias)
     if "BACKEND" not in config:
         raise _misconfigured(alias, "BACKEND is missing.")
     try:
@@ -28,7 +31,8 @@ def get_provider(alias: str) -> Provider:
     return provider
 
 
-def _config(alias: str) -> dict[str, Any]:
+def config_of(alias: str) -> dict[str, Any]:
+    """Give what the settings say of a provider; raise UnknownProvider."""
     providers = settings.CONVERSE_PROVIDERS
     if alias not in providers:
         known = ", ".join(map(repr, providers)) or "nothing"
@@ -42,5 +46,5 @@ def _misconfigured(alias: str, reason: str) -> ImproperlyConfigured:
 
 
 def _hint(exc: Exception) -> str:
-    package = getattr(exc, "name", None)
-    return f" (pip install 'django-converse[{package}]')" if package in {"openai", "anthropic"} else ""
+    extra = EXTRAS.get(getattr(exc, "name", None) or "")
+    return f" (pip install 'django-converse[{extra}]')" if extra else ""

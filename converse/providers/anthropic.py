@@ -1,22 +1,35 @@
 from __future__ import annotations
 
+import copy
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from anthropic import APIConnectionError, APITimeoutError, AsyncAnthropic, AsyncStream, DefaultAsyncHttpxClient
+from anthropic import (
+    APIConnectionError,
+    APITimeoutError,
+    AsyncAnthropic,
+    AsyncStream,
+    DefaultAsyncHttpxClient,
+    transform_schema,
+)
 
-from converse.choices import FinishReason, Role
-from converse.deltas import Delta, Finish, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage
-from converse.providers.base import Prompt
+from converse.choices import FinishReason
+from converse.deltas import (
+    Delta,
+    Finish,
+    RawBlock,
+    ReasoningDelta,
+    SourceDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
+from converse.providers.anthropic_history import History
+from converse.providers.base import OutputSpec, Prompt, ToolSpec
 from converse.providers.http import HTTPProvider, Reading, certificates
-
-ROLES: dict[str, str] = {
-    Role.USER: "user",
-    Role.ASSISTANT: "assistant",
-    Role.TOOL_CALL: "assistant",
-    Role.TOOL_RESULT: "user",
-}
 
 FINISH_REASONS = {
     "end_turn": FinishReason.STOP,
@@ -35,18 +48,19 @@ class MessageReading(Reading):
     def __init__(self) -> None:
         super().__init__()
         self.usage: dict[str, Any] = {}
-        self.calls: dict[int, ToolCall] = {}
+        self.calls = 0
+        self.blocks: dict[int, Block] = defaultdict(Block)
 
     def read(self, event: Any) -> Iterator[Delta]:
         match event["type"]:
             case "message_start":
                 yield from self.read_start(event["message"])
             case "content_block_start":
-                yield from self.read_block(event["index"], event["content_block"])
+                yield from self.read_block(self.blocks[event["index"]], event["content_block"])
             case "content_block_delta":
-                yield from self.read_delta(event["index"], event["delta"])
-            case "content_block_stop" if call := self.calls.get(event["index"]):
-                yield from call.end()
+                yield from self.blocks[event["index"]].read(event["delta"])
+            case "content_block_stop":
+                yield from self.blocks[event["index"]].end()
             case "message_delta":
                 yield from self.read_end(event)
 
@@ -54,26 +68,21 @@ class MessageReading(Reading):
         yield Started(request_id=self.request_id or message["id"], model=message["model"])
         yield from self.read_usage(message.get("usage"))
 
-    def read_block(self, index: int, block: Any) -> Iterator[Delta]:
-        if block["type"] == "tool_use":
-            call = self.calls[index] = ToolCall(len(self.calls), block.get("input"))
-            yield ToolCallDelta(index=call.index, id=block["id"], name=block["name"])
-        elif block["type"] == "text" and block.get("text"):
-            yield TextDelta(block["text"])
-        elif block["type"] == "thinking" and block.get("thinking"):
-            yield ReasoningDelta(text=block["thinking"])
-
-    def read_delta(self, index: int, delta: Any) -> Iterator[Delta]:
-        match delta["type"]:
-            case "text_delta" if delta["text"]:
-                yield TextDelta(delta["text"])
-            case "thinking_delta" if delta["thinking"]:
-                yield ReasoningDelta(text=delta["thinking"])
-            case "signature_delta":
-                yield ReasoningDelta(signature=delta["signature"])
-            # Tools that run at Anthropic's send their arguments too; nobody here is to call them.
-            case "input_json_delta" if delta["partial_json"] and index in self.calls:
-                yield self.calls[index].fragment(delta["partial_json"])
+    def read_block(self, block: Block, content: Any) -> Iterator[Delta]:
+        match content["type"]:
+            case "tool_use":
+                block.call, block.input = self.calls, content.get("input")
+                self.calls += 1
+                yield ToolCallDelta(
+                    index=block.call, id=content["id"], name=content["name"], signature=signature_of(content)
+                )
+            case "text":
+                yield from block.read({"type": "text_delta", "text": content.get("text")})
+            case "thinking":
+                yield from block.read({"type": "thinking_delta", "thinking": content.get("thinking")})
+                yield from block.read({"type": "signature_delta", "signature": content.get("signature")})
+            case _:
+                block.raw = dict(content)
 
     def read_end(self, event: Any) -> Iterator[Delta]:
         yield from self.read_usage(event.get("usage"))
@@ -86,21 +95,45 @@ class MessageReading(Reading):
             yield usage_of(self.usage)
 
 
-class ToolCall:
-    """A tool call whose arguments are arriving; without fragments they are those of its first event."""
+class Block:
+    """What has arrived of one block, as far as its end needs it."""
 
-    def __init__(self, index: int, arguments: Any) -> None:
-        self.index = index
-        self.arguments = arguments or {}
-        self.fragments = 0
+    def __init__(self) -> None:
+        self.call: int | None = None
+        self.input: Any = None
+        self.json = ""
+        self.raw: dict[str, Any] | None = None
+        self.length = 0
+        self.citations: list[Any] = []
 
-    def fragment(self, text: str) -> ToolCallDelta:
-        self.fragments += 1
-        return ToolCallDelta(index=self.index, arguments=text)
+    def read(self, delta: Any) -> Iterator[Delta]:
+        match delta["type"]:
+            case "text_delta" if delta["text"]:
+                self.length += len(delta["text"])
+                yield TextDelta(delta["text"])
+            case "thinking_delta" if delta["thinking"]:
+                yield ReasoningDelta(text=delta["thinking"])
+            case "signature_delta" if delta["signature"]:
+                yield ReasoningDelta(signature=delta["signature"])
+            case "citations_delta":
+                self.citations.append(delta["citation"])
+                yield source_of(delta["citation"])
+            case "input_json_delta":
+                self.json += delta["partial_json"]
+                if self.call is not None and delta["partial_json"]:
+                    yield ToolCallDelta(index=self.call, arguments=delta["partial_json"])
+            case _ if self.raw is not None:
+                self.raw.update({key: value for key, value in delta.items() if key != "type"})
 
     def end(self) -> Iterator[Delta]:
-        if not self.fragments:
-            yield self.fragment(json.dumps(self.arguments))
+        if self.call is not None and not self.json:
+            yield ToolCallDelta(index=self.call, arguments=json.dumps(self.input or {}))
+        if self.raw is not None:
+            yield RawBlock({**self.raw, "input": input_of(self.json)} if self.json else self.raw)
+        if self.citations:
+            # The words are out already; this says how many of them, counted from the end, the citations belong to.
+            cited = {"characters": self.length, "citations": self.citations}
+            yield TextDelta("", signature=json.dumps(cited, ensure_ascii=False))
 
 
 class AnthropicProvider(HTTPProvider):
@@ -130,18 +163,68 @@ class AnthropicProvider(HTTPProvider):
 
     def request(self, prompt: Prompt) -> dict[str, Any]:
         """Return the body of the request for a prompt."""
-        turns = [turn for turn in prompt.messages if turn.text.strip()]
-        system = [{"type": "text", "text": turn.text} for turn in turns if turn.role == Role.SYSTEM]
+        given = {**self.params, **prompt.options}
+        history = History(prompt.messages)
         request: dict[str, Any] = {
             "model": prompt.model or self.model,
             "max_tokens": self.max_tokens,
-            "messages": [
-                {"role": ROLES[turn.role], "content": turn.text} for turn in turns if turn.role != Role.SYSTEM
-            ],
+            "messages": history.messages(),
         }
-        if system:
-            request["system"] = system
-        return {**request, **self.params, **prompt.options, "stream": True}
+        if history.system:
+            request["system"] = history.system
+        request |= self.params
+        if prompt.tool_choice:
+            request["tool_choice"] = choice_of(prompt.tool_choice)
+        request |= {**prompt.options, "tools": [*map(tool_of, prompt.tools), *(given.get("tools") or ())]}
+        if not request["tools"]:
+            # A history of calls is refused without tools.
+            request["tools"] = [{"name": name, "input_schema": {"type": "object"}} for name in history.names]
+            request["tool_choice"] = {"type": "none"}
+        if not request["tools"]:
+            del request["tools"], request["tool_choice"]
+        if prompt.output:
+            request["output_config"] = {**(given.get("output_config") or {}), "format": format_of(prompt.output)}
+        return {**request, "stream": True}
+
+
+def signature_of(call: Any) -> str | None:
+    """Return, as text, what belongs to a call besides its id, name and input: who called, of which set of tools."""
+    besides = {key: value for key, value in call.items() if key not in {"type", "id", "name", "input"} and value}
+    return json.dumps(besides) if besides else None
+
+
+def input_of(text: str) -> Any:
+    """Return what a tool of Anthropic's own was called with; a call that broke off cannot go back anyway."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {}
+
+
+def source_of(citation: Any) -> SourceDelta:
+    return SourceDelta(
+        url=citation.get("url") or citation.get("source") or "",
+        title=citation.get("title") or citation.get("document_title") or "",
+        text=citation.get("cited_text") or "",
+    )
+
+
+def tool_of(tool: ToolSpec) -> dict[str, Any]:
+    schema = {"type": "object", **tool.schema}
+    return {"name": tool.name, "description": tool.description, "input_schema": schema}
+
+
+def choice_of(choice: str) -> dict[str, str]:
+    return {"type": choice} if choice in {"auto", "any", "none"} else {"type": "tool", "name": choice}
+
+
+def format_of(output: OutputSpec) -> dict[str, Any]:
+    schema = copy.deepcopy(dict(output.schema))
+    try:
+        schema = transform_schema(schema)
+    except (AssertionError, ValueError):
+        pass  # not all that is a JSON Schema can be adapted; the service says what it does not take
+    return {"type": "json_schema", "schema": schema}
 
 
 def usage_of(usage: dict[str, Any]) -> Usage:

@@ -26,8 +26,13 @@ SAID = (
     ),
     (
         ErrorType.CONTENT_BLOCKED,
-        re.compile(r"content[ _](filter|policy|management)|responsibleaipolicy|moderation|data_inspection"),
+        re.compile(
+            r"content[ _](filter|policy|management)|responsibleaipolicy|moderation|data_inspection"
+            r"|policy_violation|bio_policy"
+        ),
     ),
+    # Google reports a wrong key as an invalid argument.
+    (ErrorType.AUTHENTICATION, re.compile(r"api key (not valid|expired)")),
     # OpenAI reports a spent budget as 429 and Anthropic as 400; waiting helps with neither.
     (ErrorType.PERMISSION, re.compile(r"insufficient_quota|billing_|credit balance")),
 )
@@ -41,6 +46,7 @@ BY_STATUS = {
     409: ErrorType.SERVER,
     413: ErrorType.CONTEXT_TOO_LONG,
     429: ErrorType.RATE_LIMITED,
+    499: ErrorType.SERVER,  # Google's word for a request that was given up, though not by us
     503: ErrorType.OVERLOADED,
     504: ErrorType.TIMEOUT,
     529: ErrorType.OVERLOADED,
@@ -53,7 +59,7 @@ BY_WORD = (
     (ErrorType.AUTHENTICATION, re.compile(r"authentication|api.?key|credentials")),
     (ErrorType.PERMISSION, re.compile(r"permission")),
     (ErrorType.NOT_FOUND, re.compile(r"not_found")),
-    (ErrorType.INVALID, re.compile(r"invalid_request")),
+    (ErrorType.INVALID, re.compile(r"invalid_|image_(too|parse|file|media)|unsupported_|empty_image")),
     (ErrorType.TIMEOUT, re.compile(r"time(d )?.?out")),
 )
 
@@ -88,8 +94,16 @@ def failure(
         redact(_detail(exc), secrets)[:DETAIL_LIMIT],
         type=kind,
         retryable={"true": True, "false": False}.get(headers.get("x-should-retry", ""), kind in RETRYABLE),
-        retry_after=retry_after(headers),
+        retry_after=retry_after(headers, getattr(exc, "body", None)),
         request_id=request_id(headers),
+    )
+
+
+def told(body: object, *, request_id: str, secrets: Sequence[str]) -> ProviderError:
+    """Return what a provider's event says about a failure in mid-stream."""
+    kind = error_type(None, body)
+    return ProviderError(
+        redact(f"{body}", secrets)[:DETAIL_LIMIT], type=kind, retryable=kind in RETRYABLE, request_id=request_id
     )
 
 
@@ -113,8 +127,8 @@ def error_type(status: int | None, body: object) -> ErrorType:
     return BY_STATUS.get(status, ErrorType.SERVER if status >= 500 else ErrorType.INVALID)
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds to wait that the headers ask for."""
+def retry_after(headers: Mapping[str, str], body: object = None) -> float | None:
+    """Return the seconds to wait that the headers ask for, or else an error of Google's."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
             seconds = float(headers.get(name, "")) * unit
@@ -122,7 +136,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
             continue
         if math.isfinite(seconds):
             return max(seconds, 0.0)
-    return _retry_date(headers)
+    return _retry_delay(body) if "retry-after" not in headers else _retry_date(headers)
 
 
 def request_id(headers: Mapping[str, str]) -> str:
@@ -151,6 +165,17 @@ def _retry_date(headers: Mapping[str, str]) -> float | None:
     except (KeyError, TypeError, ValueError):
         return None
     return max(wait.total_seconds(), 0.0)
+
+
+def _retry_delay(body: object) -> float | None:
+    """Return the seconds to wait that an error of Google's has among its details."""
+    error = _error(body)
+    details = error.get("details") if isinstance(error, dict) else None
+    for detail in details if isinstance(details, list) else ():
+        delay = detail.get("retryDelay") if isinstance(detail, dict) else None
+        if isinstance(delay, str) and re.fullmatch(r"\d+(\.\d+)?s", delay):
+            return float(delay.removesuffix("s"))
+    return None
 
 
 def _kind(exc: Exception, *, timeout: type[Exception], connection: type[Exception], opened: bool) -> ErrorType:

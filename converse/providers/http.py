@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from functools import cache
 from typing import Any, ClassVar, Protocol
@@ -36,6 +36,7 @@ class Reading(ABC):
 
     def __init__(self) -> None:
         self.request_id = ""
+        self.secrets: Sequence[str] = ()
         self.finish: Finish | None = None
 
     @abstractmethod
@@ -80,6 +81,7 @@ class HTTPProvider(Provider):
 
     async def astream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         reading, error = self.reading(), None
+        reading.secrets = self.secrets
         async with aclosing(self._read(prompt, reading)) as deltas:
             try:
                 async for delta in deltas:
