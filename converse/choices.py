@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+from typing import NoReturn
+
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 
-class Role(models.TextChoices):
+class Choices(models.TextChoices):
+    """Choices that say which ones there are, where somebody asks for another."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise ValueError(f"{value!r} is not one of {', '.join(cls.values)}")
+
+
+class Role(Choices):
     """Who speaks in a message."""
 
     USER = "user", _("user")
@@ -14,30 +24,36 @@ class Role(models.TextChoices):
     TOOL_RESULT = "tool_result", _("tool result")
 
 
-class Status(models.TextChoices):
+class Status(Choices):
     """The one source of truth about a message's state."""
 
     PENDING = "pending", _("pending")
     STREAMING = "streaming", _("streaming")
+    WAITING = "waiting", _("waiting for approval")
     COMPLETED = "completed", _("completed")
     FAILED = "failed", _("failed")
     CANCELLED = "cancelled", _("cancelled")
 
 
-OPEN = (Status.PENDING, Status.STREAMING)
+OPEN = (Status.PENDING, Status.STREAMING, Status.WAITING)
 CLOSED = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
 
 
-class ChunkKind(models.TextChoices):
+class ChunkKind(Choices):
     """What a chunk is a fragment of."""
 
     TEXT = "text", _("text")
     REASONING = "reasoning", _("reasoning")
     REFUSAL = "refusal", _("refusal")
     TOOL_CALL = "tool_call", _("tool call")
+    APPROVAL = "approval", _("approval")
+    TOOL_RESULT = "tool_result", _("tool result")
+    SOURCE = "source", _("source")
+    FILE = "file", _("file")
+    RAW = "raw", _("block of the provider's")
 
 
-class FinishReason(models.TextChoices):
+class FinishReason(Choices):
     """Why a provider ended a reply, in words common to all providers."""
 
     STOP = "stop", _("stop")
@@ -46,10 +62,11 @@ class FinishReason(models.TextChoices):
     CONTENT_FILTER = "content_filter", _("content filter")
     REFUSAL = "refusal", _("refusal")
     PAUSE = "pause", _("pause")
+    STEPS = "steps", _("out of steps")
     OTHER = "other", _("other")
 
 
-class ErrorType(models.TextChoices):
+class ErrorType(Choices):
     """Why a reply failed, in words common to all providers."""
 
     AUTHENTICATION = "authentication", _("authentication")
@@ -65,10 +82,21 @@ class ErrorType(models.TextChoices):
     CONTENT_BLOCKED = "content_blocked", _("content blocked")
     TRUNCATED = "truncated", _("truncated")
     INTERRUPTED = "interrupted", _("interrupted")
+    INVALID_OUTPUT = "invalid_output", _("invalid output")
     ERROR = "error", _("error")
 
 
-class ParticipantRole(models.TextChoices):
+class CallOutcome(Choices):
+    """What became of one attempt at a provider."""
+
+    RUNNING = "running", _("running")
+    COMPLETED = "completed", _("completed")
+    FAILED = "failed", _("failed")
+    CANCELLED = "cancelled", _("cancelled")
+    INTERRUPTED = "interrupted", _("interrupted")
+
+
+class ParticipantRole(Choices):
     """What a participant may do in a conversation."""
 
     OWNER = "owner", _("owner")
@@ -76,7 +104,7 @@ class ParticipantRole(models.TextChoices):
     READ = "read", _("read")
 
 
-class Action(models.TextChoices):
+class Action(Choices):
     """What somebody asks to do in a conversation."""
 
     READ = "read", _("read")
@@ -84,7 +112,7 @@ class Action(models.TextChoices):
     MANAGE = "manage", _("manage")
 
 
-class Policy(models.TextChoices):
+class Policy(Choices):
     """What happens to a reply asked for while another one is open."""
 
     REJECT = "reject", _("reject")

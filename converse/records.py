@@ -21,7 +21,13 @@ if TYPE_CHECKING:
         Message as Message,
     )
     from converse.models import (
+        MessageAttachment as MessageAttachment,
+    )
+    from converse.models import (
         MessageChunk as MessageChunk,
+    )
+    from converse.models import (
+        ProviderCall as ProviderCall,
     )
 
 

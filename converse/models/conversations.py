@@ -1,34 +1,39 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from uuid import uuid4
 
 from asgiref.sync import sync_to_async
-from django.conf import settings as django_settings
 from django.contrib.contenttypes.fields import GenericForeignKey
 from django.contrib.contenttypes.models import ContentType
 from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from converse import attachments, branches, permissions, replies
 from converse import messages as service
-from converse import replies
 from converse.choices import ParticipantRole, Role
 from converse.drafts import Content, Draft
-from converse.managers import ConversationQuerySet, VisibleConversations
-from converse.streaming import Stream, start
+from converse.events import ConversationEvent
+from converse.handlers import Handlers
+from converse.managers import ConversationQuerySet, VisibleConversations, new_epoch
+from converse.opening import start
+from converse.prompts import prompt_of
+from converse.providers.base import Prompt
+from converse.streaming import Stream
 from converse.twins import twin
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from converse.models.attachments import MessageAttachment
     from converse.models.messages import Message
+    from converse.models.participants import ConversationParticipant
 
 
-def new_epoch() -> str:
-    return uuid4().hex[:8]
+E = TypeVar("E", bound=ConversationEvent)
 
 
 class ConversationManager(VisibleConversations):
@@ -42,7 +47,8 @@ class ConversationManager(VisibleConversations):
     ) -> Conversation:
         """Start a conversation of an owner, a row of any model, or of nobody.
 
-        ``context`` may hold a ``system_prompt``. Raise InvalidMessage for a title too long or data that is not JSON.
+        ``context`` may hold a ``system_prompt``, text or a template that is rendered at once, and a ``window``. Raise
+        InvalidMessage for an owner that is no stored row, a title too long, or data that is not JSON.
         """
         return service.start(owner, title=title, metadata=metadata, context=context)
 
@@ -73,6 +79,15 @@ class Conversation(models.Model):
     )
     last_offset = models.PositiveBigIntegerField(_("last offset"), default=0, help_text=_("The head of its log."))
     changed_offset = models.PositiveBigIntegerField(_("changed offset"), default=0, help_text=_("Its own last change."))
+    leaf_offset = models.PositiveBigIntegerField(
+        _("leaf offset"), default=0, help_text=_("Of the message that the next one follows.")
+    )
+    forked_from = models.ForeignKey(
+        "self", models.SET_NULL, null=True, blank=True, related_name="forks", verbose_name=_("forked from")
+    )
+    forked_at = models.PositiveBigIntegerField(
+        _("forked at"), null=True, blank=True, help_text=_("The offset of the last message taken over.")
+    )
     epoch = models.CharField(_("epoch"), max_length=8, default=new_epoch, editable=False)
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated at"), auto_now=True)
@@ -95,6 +110,10 @@ class Conversation(models.Model):
     def __str__(self) -> str:
         return self.title or str(self.uuid)
 
+    def event(self, event: type[E], *, offset: int) -> E:
+        """Give this conversation's state as an event."""
+        return event(conversation_id=str(self.uuid), offset=offset, title=self.title, leaf=self.leaf_offset)
+
     # Adding messages. add_* gives the conversation, to go on; create_* gives the message.
 
     def create_message(
@@ -104,12 +123,15 @@ class Conversation(models.Model):
         metadata: Mapping[str, Any] | None = None,
         *,
         external_id: str | None = None,
+        attachments: Sequence[Any] = (),
     ) -> Message:
         """Add a message and give it back. Content is text or a template; raise InvalidMessage for anything else.
 
+        An attachment is a file, a MessageAttachment of this conversation, or the uuid of one.
+
         With an ``external_id`` that the conversation knows already, nothing is added and the known message comes back.
         """
-        return service.add(self, [Draft(content, metadata or {}, external_id, role)])[0]
+        return service.add(self, [Draft(content, metadata or {}, external_id, role, attachments)])[0]
 
     def create_user_message(self, content: Content = None, metadata: Mapping[str, Any] | None = None) -> Message:
         return self.create_message(Role.USER, content, metadata)
@@ -149,7 +171,7 @@ class Conversation(models.Model):
     def add_messages(self, *items: Any) -> list[Message]:
         """Add messages in one insert and give them in order; pass them one by one or as one list.
 
-        Each is text (a user's), a dict with ``role`` or ``type`` and ``content``, or a value object of
+        Each is text (a user's), a dict with ``role`` or ``type``, ``content`` and ``attachments``, or a value object of
         ``converse.drafts``. All are checked before any is written; raise InvalidMessage, naming the bad one.
         """
         return service.add(self, items[0] if len(items) == 1 and isinstance(items[0], list | tuple) else items)
@@ -168,6 +190,16 @@ class Conversation(models.Model):
     aadd_tool_result_message = twin(add_tool_result_message)
     aadd_messages = twin(add_messages)
 
+    def attach(self, file: Any, name: str = "", mime_type: str = "") -> MessageAttachment:
+        """Store a file, to be sent with a message: ``reply("What is this?", attachments=[attachment])``.
+
+        A Django file, bytes, or anything opened for reading bytes. Its content decides its type. Raise InvalidMessage
+        for one that is empty, too large, or of no type in ``CONVERSE_ATTACHMENT_TYPES``.
+        """
+        return attachments.attach(self, file, name, mime_type)
+
+    aattach = twin(attach)
+
     # Reading messages.
 
     @property
@@ -179,15 +211,37 @@ class Conversation(models.Model):
         return list(service.visible(self).order_by("-offset")[:count])[::-1]
 
     def window(self, count: int) -> list[Message]:
-        """Give the last messages and, before them, all system ones: what a provider is to see."""
+        """Give the last messages and, before them, all system ones."""
         return service.window(self, count)
+
+    def prompt(self, alias: str = "") -> Prompt:
+        """Give what a provider would be sent if it were asked now, for those who call one themselves.
+
+        ``alias`` says which one: what the same one signed goes back to it, and its context window counts. Raise
+        UnknownProvider where there is none of it.
+        """
+        return prompt_of(self, alias=alias)
+
+    def clear(self, *, keep_system: bool = True) -> int:
+        """Hide all messages but those of the system; open ones are stopped first. Say how many there were."""
+        return service.clear(self, keep_system=keep_system)
 
     arecent_messages = twin(recent_messages)
     awindow = twin(window)
+    aprompt = twin(prompt)
+    aclear = twin(clear)
 
     async def alast_message(self) -> Message | None:
         """See last_message."""
         return await service.visible(self).order_by("-offset").afirst()
+
+    # Accounting.
+
+    def usage(self, by: str | Iterable[str] = ()) -> Any:
+        """Sum what its calls of providers took and cost; with ``by``, as rows. See ``CallQuerySet.usage()``."""
+        return self.calls.usage(by)
+
+    ausage = twin(usage)
 
     # Streaming.
 
@@ -209,18 +263,31 @@ class Conversation(models.Model):
     astart_streaming_user = twin(start_streaming_user)
 
     @contextmanager
-    def stream_reply(self, metadata: Mapping[str, Any] | None = None) -> Iterator[Stream]:
-        """Stream an assistant message: left normally it is completed, by an exception failed, its text kept."""
-        with self.start_streaming_assistant(metadata).stream as stream:
+    def stream_reply(
+        self, metadata: Mapping[str, Any] | None = None, *, handlers: Any = (), **callbacks: Any
+    ) -> Iterator[Stream]:
+        """Stream an assistant message: left normally it is completed, by an exception failed, its text kept.
+
+        ``handlers``, by their names, see what is appended. Callbacks are ``on_token``, ``on_complete``, ``on_error`` or
+        ``on_cancel``. A handler that stops the reply ends the body.
+        """
+        watching = Handlers(handlers).listen(**callbacks)
+        message = self.start_streaming_assistant(metadata)
+        message.stream.handlers = watching
+        with message.stream as stream:
             yield stream
 
     @asynccontextmanager
-    async def astream_reply(self, metadata: Mapping[str, Any] | None = None) -> AsyncIterator[Stream]:
+    async def astream_reply(
+        self, metadata: Mapping[str, Any] | None = None, *, handlers: Any = (), **callbacks: Any
+    ) -> AsyncIterator[Stream]:
         """Stream an assistant message; left by cancellation it is cancelled. See stream_reply().
 
         When the message is closed by somebody else, as by a stop, the body is cancelled and MessageClosed raised.
         """
+        watching = Handlers(handlers).listen(**callbacks)
         message = await self.astart_streaming_assistant(metadata)
+        message.stream.handlers = watching
         async with message.stream as stream:
             yield stream
 
@@ -230,7 +297,8 @@ class Conversation(models.Model):
         """Add the user's turn, start a provider's reply to it, and give the reply at once, pending.
 
         Keywords: ``provider`` (alias), ``model``, ``options`` of the call in the provider's words, ``metadata`` of the
-        reply, ``external_id`` of the user's turn (asked twice, the same reply comes back), ``policy``. Raise
+        reply, ``external_id`` of the user's turn (asked twice, the same reply comes back) and its ``attachments``,
+        ``policy``; ``tools``, functions or their dotted paths, ``tool_choice`` and ``max_steps``. Raise
         ConversationBusy, UnknownProvider or InvalidMessage; then nothing is stored.
         """
         return replies.reply(self, content, **kwargs)
@@ -240,7 +308,7 @@ class Conversation(models.Model):
         return await replies.areply(self, content, **kwargs)
 
     def ask(self, content: Content = None, **kwargs: Any) -> Message:
-        """Reply and wait for the end; give the closed message. See reply()."""
+        """Reply and wait for the end; give the message, closed or ``waiting`` for a person. See reply()."""
         return replies.ask(self, content, **kwargs)
 
     async def aask(self, content: Content = None, **kwargs: Any) -> Message:
@@ -271,7 +339,16 @@ class Conversation(models.Model):
         """Remove the conversation with all it holds for good."""
         return super().delete()
 
+    def fork(self, at: Message | None = None, *, title: str = "", owner: models.Model | None = None) -> Conversation:
+        """Start a conversation with copies of this one's messages up to one of them, or of all that is shown.
+
+        Title and owner are this one's unless given. Raise InvalidMessage for a message that is elsewhere, deleted or
+        open.
+        """
+        return branches.fork(self, at, title=title, owner=owner)
+
     arename = twin(rename)
+    afork = twin(fork)
 
     async def adelete(self, using: Any = None, keep_parents: bool = False) -> tuple[int, dict[str, int]]:
         """See delete()."""
@@ -283,9 +360,11 @@ class Conversation(models.Model):
     # Sharing.
 
     def share_with(self, user: Any, role: str = ParticipantRole.WRITE) -> ConversationParticipant:
-        """Let a user in, or change what they may do: ``read``, ``write`` or ``owner``."""
-        participant, _created = self.participants.update_or_create(user=user, defaults={"role": ParticipantRole(role)})
-        return participant
+        """Let a user in, or change what they may do: ``read``, ``write`` or ``owner``.
+
+        Raise InvalidMessage for another role, and for what is no user that is stored.
+        """
+        return permissions.share(self, user, role)
 
     def unshare_with(self, user: Any) -> bool:
         """Take a user's right away; standing subscriptions of theirs end. Say whether they had any."""
@@ -293,24 +372,3 @@ class Conversation(models.Model):
 
     ashare_with = twin(share_with)
     aunshare_with = twin(unshare_with)
-
-
-class ConversationParticipant(models.Model):
-    """A user whom a conversation is shared with."""
-
-    conversation = models.ForeignKey(
-        Conversation, models.CASCADE, related_name="participants", db_index=False, verbose_name=_("conversation")
-    )
-    user = models.ForeignKey(django_settings.AUTH_USER_MODEL, models.CASCADE, related_name="+", verbose_name=_("user"))
-    role = models.CharField(_("role"), max_length=10, choices=ParticipantRole, default=ParticipantRole.WRITE)
-    created_at = models.DateTimeField(_("created at"), auto_now_add=True)
-
-    class Meta:
-        verbose_name = _("participant")
-        verbose_name_plural = _("participants")
-        constraints: ClassVar = [
-            models.UniqueConstraint(fields=["conversation", "user"], name="converse_participant_unique_user"),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.user} ({self.get_role_display()})"

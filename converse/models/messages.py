@@ -2,23 +2,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from decimal import Decimal
 from functools import cached_property
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from uuid import uuid4
 
 from asgiref.sync import sync_to_async
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from converse import approvals, branches, outputs, replies
 from converse import messages as service
-from converse import replies
+from converse.approvals import Decision
 from converse.choices import OPEN, ChunkKind, ErrorType, Role, Status
 from converse.conf import settings
+from converse.drafts import Content
 from converse.events import MessageCreated, MessageEvent, camel
-from converse.managers import ChunkQuerySet, MessageQuerySet, VisibleMessages
+from converse.log import database
+from converse.managers import MessageQuerySet, VisibleMessages
 from converse.models.conversations import Conversation
+from converse.parts import public
 from converse.streaming import Stream
 from converse.twins import twin
+
+if TYPE_CHECKING:
+    from converse.models.chunks import MessageChunk
 
 E = TypeVar("E", bound=MessageEvent)
 
@@ -49,8 +57,15 @@ class Message(models.Model):
         "self", models.SET_NULL, null=True, blank=True, related_name="replies", verbose_name=_("reply to")
     )
     attempt = models.PositiveIntegerField(_("attempt"), default=1)
+    pinned = models.BooleanField(
+        _("pinned"), default=False, help_text=_("In every prompt, however small the context window.")
+    )
+    current = models.BooleanField(_("current"), default=True, help_text=_("On the branch that is shown."))
 
     offset = models.PositiveBigIntegerField(_("offset"), help_text=_("Where in the conversation's log it was created."))
+    follows = models.PositiveBigIntegerField(
+        _("follows"), default=0, help_text=_("The offset of the message before it on its branch; 0 at the beginning.")
+    )
     changed_offset = models.PositiveBigIntegerField(
         _("changed offset"), help_text=_("Its last change other than a chunk.")
     )
@@ -63,6 +78,12 @@ class Message(models.Model):
     model = models.CharField(_("model"), max_length=200, blank=True, default="")
     options = models.JSONField(
         _("options"), default=dict, blank=True, help_text=_("Of the provider's call, in its own words.")
+    )
+    plan = models.JSONField(
+        _("plan"), default=dict, blank=True, help_text=_("What the reply was asked to do: tools, output, window.")
+    )
+    structured = models.JSONField(
+        _("structured"), null=True, blank=True, help_text=_("The answer in the form that was asked for, validated.")
     )
     finish_reason = models.CharField(_("finish reason"), max_length=50, blank=True, default="")
     input_tokens = models.PositiveIntegerField(
@@ -135,18 +156,49 @@ class Message(models.Model):
 
     @property
     def tool_calls(self) -> list[dict[str, Any]]:
-        """The calls of tools among its parts, each with ``id``, ``name`` and JSON ``arguments``."""
-        return [part for part in self.parts if part["type"] == ChunkKind.TOOL_CALL]
+        """Its calls of tools, each with ``id``, ``name`` and JSON ``arguments``; while it is open, those so far.
+
+        Arguments that are still coming are JSON that breaks off.
+        """
+        parts = approvals.parts_of(self) if self.is_open else self.parts
+        return [part for part in parts if part["type"] == ChunkKind.TOOL_CALL]
 
     @property
     def reasoning(self) -> str:
-        """The reasoning among its parts."""
-        return "".join(part["text"] for part in self.parts if part["type"] == ChunkKind.REASONING)
+        """Its reasoning; while it is open, what there is of it so far."""
+        return self._said(ChunkKind.REASONING)
+
+    @property
+    def cost(self) -> Decimal | None:
+        """What its calls of providers cost, in US dollars, as far as it is known; read anew each time."""
+        cost: Decimal | None = self.calls.usage()["cost"]
+        return cost
 
     @property
     def refusal(self) -> str:
-        """The refusal among its parts."""
-        return "".join(part["text"] for part in self.parts if part["type"] == ChunkKind.REFUSAL)
+        """Its refusal; while it is open, what there is of it so far."""
+        return self._said(ChunkKind.REFUSAL)
+
+    def _said(self, kind: ChunkKind) -> str:
+        if self.is_open:
+            return self.chunks.text(kind)
+        return "".join(part["text"] for part in self.parts if part["type"] == kind)
+
+    @property
+    def output(self) -> Any:
+        """Its structured answer as a value of the type that was asked for; None before there is one.
+
+        Raise what pydantic does where the type has changed since, so that the answer is none of it.
+        """
+        return outputs.value(self.plan.get("output"), self.structured)
+
+    @property
+    def partial_output(self) -> Any:
+        """What can be told by now of a structured answer that is still coming, as JSON; None before there is any."""
+        return outputs.partial(self._answer(), self.plan.get("output"))
+
+    def _answer(self) -> str:
+        return self.chunks.answer() if self.is_open else outputs.answer(self.parts)
 
     @cached_property
     def stream(self) -> Stream:
@@ -171,13 +223,77 @@ class Message(models.Model):
         """
         return self.stream.fail(error, metadata)
 
+    def wait_end(self, timeout: float | None = None) -> Self:
+        """Wait until the message is closed, or waits for a person to approve; give it, read anew.
+
+        It looks into the database, at most each second. Raise TimeoutError after so many seconds, DoesNotExist when the
+        message is purged meanwhile.
+        """
+        replies.wait_end(self, timeout)
+        return self
+
+    async def await_end(self, timeout: float | None = None) -> Self:  # noqa: ASYNC109 - the pair has one signature
+        """See wait_end()."""
+        await replies.await_end(self, timeout)
+        return self
+
     def stop(self) -> bool:
         """Cancel the message, from any process; say whether it was open still. Its writer stops within a second."""
         return replies.stop(self)
 
-    def retry(self) -> Message:
-        """Ask the provider again: start a sibling of this reply, its next attempt. This one stays as it is."""
-        return replies.retry(self)
+    @property
+    def undecided(self) -> list[dict[str, Any]]:
+        """The calls of tools that wait for a person, each with ``id``, ``name`` and JSON ``arguments``; read anew."""
+        return approvals.undecided(self)
+
+    def approve(self, call_id: str, *, by: Any = None, reason: str = "") -> None:
+        """Let a call of a tool be run that waits for a person; ``by`` is the user who decides.
+
+        Readers are told the ``reason``, but not who decided.
+        The reply goes on when nothing is undecided any more. Raise MessageClosed when it is closed, InvalidMessage when
+        it does not wait for this, as when the call was decided already.
+        """
+        replies.decide(self, call_id, Decision.APPROVED, by=by, reason=reason)
+
+    def deny(self, call_id: str, *, by: Any = None, reason: str = "") -> None:
+        """Have a call of a tool not run; the model is told so, with the reason. See approve()."""
+        replies.decide(self, call_id, Decision.DENIED, by=by, reason=reason)
+
+    def regenerate(self, **kwargs: Any) -> Message:
+        """Ask the provider again: start another version of this reply, its next attempt, and show that one.
+
+        It is asked for in the way that this one was; any keyword of ``reply()`` but those of the user's turn changes
+        that. ``external_id`` is the new reply's. This one stays as it is, with all that was said after it.
+        """
+        return branches.regenerate(self, **kwargs)
+
+    def retry(self, **kwargs: Any) -> Message:
+        """See regenerate()."""
+        return branches.regenerate(self, **kwargs)
+
+    def edit(self, content: Content, **kwargs: Any) -> Message:
+        """Say something else in place of this user's turn: add another version of it, and give the reply to that.
+
+        Keywords are those of ``reply()``. What is not given is asked for in the way that this turn's last reply was,
+        and its files are sent again. This one stays as it is, with all that was said after it.
+        """
+        return branches.edit(self, content, **kwargs)
+
+    def versions(self) -> list[Message]:
+        """Give the versions of this message, oldest first, itself among them; ``current`` says which one is shown."""
+        return branches.versions(self)
+
+    def switch(self) -> None:
+        """Show this message instead of its other versions, to all readers, with what was last said after it."""
+        branches.switch(self)
+
+    def pin(self) -> None:
+        """Have this message in every prompt, however small the context window."""
+        service.update(self, pinned=True)
+
+    def unpin(self) -> None:
+        """Let this message fall out of the context window like any other."""
+        service.update(self, pinned=False)
 
     def delete(self, using: Any = None, keep_parents: bool = False) -> tuple[int, dict[str, int]]:
         """Hide the message; an open one is stopped first. ``restore()`` brings it back."""
@@ -188,8 +304,9 @@ class Message(models.Model):
         service.restore(self)
 
     def purge(self) -> tuple[int, dict[str, int]]:
-        """Remove the message and its chunks for good."""
-        return super().delete()
+        """Remove the message and its chunks for good; what followed it follows what it followed."""
+        purged: tuple[int, dict[str, int]] = Message.all_objects.using(database()).filter(pk=self.pk).purge()
+        return purged
 
     def update_metadata(self, **metadata: Any) -> None:
         """Merge keys into the metadata, under the conversation's lock, so that no concurrent merge is lost."""
@@ -199,7 +316,15 @@ class Message(models.Model):
     acomplete_streaming = twin(complete_streaming)
     afail_streaming = twin(fail_streaming)
     astop = twin(stop)
+    aregenerate = twin(regenerate)
     aretry = twin(retry)
+    aedit = twin(edit)
+    aversions = twin(versions)
+    aswitch = twin(switch)
+    apin = twin(pin)
+    aunpin = twin(unpin)
+    aapprove = twin(approve)
+    adeny = twin(deny)
 
     async def adelete(self, using: Any = None, keep_parents: bool = False) -> tuple[int, dict[str, int]]:
         """See delete()."""
@@ -208,6 +333,31 @@ class Message(models.Model):
     arestore = twin(restore)
     apurge = twin(purge)
     aupdate_metadata = twin(update_metadata)
+
+    async def atool_calls(self) -> list[dict[str, Any]]:
+        """See tool_calls."""
+        return await sync_to_async(lambda: self.tool_calls)()
+
+    async def areasoning(self) -> str:
+        """See reasoning."""
+        return await sync_to_async(self._said)(ChunkKind.REASONING)
+
+    async def arefusal(self) -> str:
+        """See refusal."""
+        return await sync_to_async(self._said)(ChunkKind.REFUSAL)
+
+    async def aundecided(self) -> list[dict[str, Any]]:
+        """See undecided."""
+        return await sync_to_async(approvals.undecided)(self)
+
+    async def acost(self) -> Decimal | None:
+        """See cost."""
+        cost: Decimal | None = (await self.calls.ausage())["cost"]
+        return cost
+
+    async def apartial_output(self) -> Any:
+        """See partial_output."""
+        return outputs.partial(await sync_to_async(self._answer)(), self.plan.get("output"))
 
     async def atext(self) -> str:
         """See text."""
@@ -218,7 +368,7 @@ class Message(models.Model):
         """Give parts for the wire, where they say more than the content does, without what only the provider needs."""
         if all(part["type"] == ChunkKind.TEXT for part in parts):
             return None
-        return [{key: part[key] for key in PUBLIC_PART if key in part} for part in parts]
+        return [public(part) for part in parts]
 
     def event(self, event: type[E], conversation_uuid: str, **changes: Any) -> E:
         """Give this message's state as an event; ``content`` only where ``changes`` or a new closed message has it."""
@@ -234,6 +384,7 @@ class Message(models.Model):
             "role": str(self.role),
             "status": str(self.status),
             "sequence": self.last_sequence,
+            "follows": self.follows,
             "reply_to": str(self.reply_to.uuid) if self.reply_to else None,
             "attempt": self.attempt,
             "client_id": self.external_id,
@@ -242,53 +393,15 @@ class Message(models.Model):
             "provider": self.provider,
             "model": self.model,
             "finish_reason": str(self.finish_reason),
+            "structured": self.structured,
             "usage": {camel(name): getattr(self, name) for name in TOKENS},
             "metadata": {key: value for key, value in self.metadata.items() if key in public},
         }
         return event(**{**state, **changes})
 
 
-PUBLIC_PART = ("type", "text", "id", "name", "arguments")
 TOKENS = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 
 
 def _iso(time: datetime | None) -> str | None:
     return time.isoformat() if time else None
-
-
-class MessageChunk(models.Model):
-    """A stored fragment of a message, never changed. One row may pack several deltas."""
-
-    pk = models.CompositePrimaryKey("message_id", "sequence")
-    message = models.ForeignKey(
-        Message, models.CASCADE, related_name="chunks", db_index=False, verbose_name=_("message")
-    )
-    sequence = models.PositiveIntegerField(_("sequence"))
-    # The message's conversation once more, so that the log can be read by offset; the message's own key vouches for it.
-    conversation = models.ForeignKey(
-        Conversation,
-        models.DO_NOTHING,
-        related_name="+",
-        db_index=False,
-        db_constraint=False,
-        verbose_name=_("conversation"),
-    )
-    offset = models.PositiveBigIntegerField(_("offset"))
-    kind = models.CharField(_("kind"), max_length=20, choices=ChunkKind, default=ChunkKind.TEXT)
-    part = models.PositiveIntegerField(_("part"), default=0)
-    content = models.TextField(_("content"), blank=True)
-    metadata = models.JSONField(_("metadata"), null=True, blank=True)
-    created_at = models.DateTimeField(_("created at"))
-
-    objects = ChunkQuerySet.as_manager()
-
-    class Meta:
-        verbose_name = _("message chunk")
-        verbose_name_plural = _("message chunks")
-        ordering: ClassVar = ["message_id", "sequence"]
-        constraints: ClassVar = [
-            models.UniqueConstraint(fields=["conversation", "offset"], name="converse_chunk_unique_offset"),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.sequence}: {self.content[:50]}"

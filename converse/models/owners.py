@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -9,6 +9,7 @@ from django.core.exceptions import ValidationError
 from django.db import models
 
 from converse.managers import ConversationQuerySet
+from converse.models.calls import ProviderCall
 from converse.models.conversations import Conversation
 from converse.twins import twin
 
@@ -48,6 +49,14 @@ class HasConversations(models.Model):
         owned: ConversationQuerySet = Conversation.objects.for_owner(self)
         return owned.order_by("-last_activity_at")
 
+    def usage(self, by: str | Iterable[str] = ()) -> Any:
+        """Sum what the calls of providers in this owner's conversations took and cost; with ``by``, as rows.
+
+        Those of conversations that are gone count as well. See ``CallQuerySet.usage()``.
+        """
+        return ProviderCall.objects.for_owner(self).usage(by)
+
     astart_conversation = twin(start_conversation)
     acontinue_conversation = twin(continue_conversation)
     afind_conversation = twin(find_conversation)
+    ausage = twin(usage)
