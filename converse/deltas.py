@@ -19,9 +19,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """A fragment of the answer."""
+    """A fragment of the answer. One with a ``signature`` is a part of its own, to be sent back as it came."""
 
     text: str
+    signature: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +44,42 @@ class RefusalDelta:
 class ToolCallDelta:
     """A fragment of a tool call's JSON arguments; ``index`` joins the fragments of one call.
 
-    The first fragment of a call carries ``id`` and ``name``.
+    The first fragment of a call carries ``id`` and ``name``, and ``signature`` where a provider signs its calls.
     """
 
     index: int
     id: str | None = None
     name: str | None = None
     arguments: str = ""
+    signature: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceDelta:
+    """A source that the answer cites: where it is, what it is called, the passage that is quoted."""
+
+    url: str = ""
+    title: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileDelta:
+    """A file that the provider made, whole."""
+
+    data: bytes
+    mime_type: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RawBlock:
+    """A block of the reply that means something to its provider only; goes back to it as it came, and to nobody else.
+
+    ``data`` is JSON: redacted thinking, encrypted reasoning, calls and results of the provider's own tools.
+    """
+
+    data: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,4 +105,15 @@ class Finish:
     raw: str = ""
 
 
-Delta = Started | TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta | Usage | Finish
+Delta = (
+    Started
+    | TextDelta
+    | ReasoningDelta
+    | RefusalDelta
+    | ToolCallDelta
+    | SourceDelta
+    | FileDelta
+    | RawBlock
+    | Usage
+    | Finish
+)

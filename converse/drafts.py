@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from json import dumps
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 from django.template import Context, Template
 from django.template.backends.django import Template as EngineTemplate
@@ -14,6 +14,8 @@ from django.template.loader import get_template
 
 from converse.choices import Role
 from converse.exceptions import InvalidMessage
+
+T = TypeVar("T")
 
 
 class Renderable(Protocol):
@@ -43,7 +45,10 @@ Content = str | FromTemplate | Template | Renderable | None
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A message to be added: its role, content, metadata and, where it has one, the client's own id."""
+    """A message to be added: its role, content, metadata and, where it has them, the client's own id and attachments.
+
+    An attachment is a file, a MessageAttachment of the conversation, or the uuid of one.
+    """
 
     default_role: ClassVar[Role] = Role.USER
 
@@ -51,6 +56,7 @@ class Draft:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     external_id: str | None = None
     role: str = ""
+    attachments: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
         role = self.role or self.default_role
@@ -59,6 +65,7 @@ class Draft:
         object.__setattr__(self, "metadata", jsonable(self.metadata))
         object.__setattr__(self, "role", Role(role).value)
         object.__setattr__(self, "content", None if self.content is None else render(self.content))
+        object.__setattr__(self, "attachments", listed(self.attachments))
 
     @property
     def text(self) -> str | None:
@@ -121,6 +128,18 @@ def checked(text: str) -> str:
     return "".join((text,))  # a template's SafeString becomes plain text: its promise does not hold here
 
 
+def storable(value: T) -> T:
+    """Replace what no database can store, NUL and halves of surrogate pairs, in a text or in all texts of JSON data."""
+    replaced: Any = value
+    if isinstance(value, str):
+        replaced = value.replace("\x00", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    elif isinstance(value, Mapping):
+        replaced = {storable(key): storable(item) for key, item in value.items()}
+    elif isinstance(value, list | tuple):
+        replaced = [storable(item) for item in value]
+    return cast("T", replaced)
+
+
 def jsonable(mapping: Any, field: str = "metadata") -> dict[str, Any]:
     """Give a mapping as a dict that every database can store as JSON; raise InvalidMessage for any other."""
     if mapping is None:
@@ -135,6 +154,15 @@ def jsonable(mapping: Any, field: str = "metadata") -> dict[str, Any]:
     if NUL.search(text):
         raise InvalidMessage("text with a NUL character cannot be stored", field=field)
     return dict(mapping)
+
+
+def listed(attachments: Any) -> tuple[Any, ...]:
+    """Give attachments as a tuple; raise InvalidMessage for what is no list of any."""
+    if attachments is None:
+        return ()
+    if not isinstance(attachments, list | tuple):
+        raise InvalidMessage(f"must be a list, not {type(attachments).__name__}", field="attachments")
+    return tuple(attachments)
 
 
 def parse(item: Any) -> Draft:
@@ -163,9 +191,11 @@ def _parse_mapping(item: Mapping[str, Any]) -> Draft:
     role = item.get("role", item.get("type"))
     if not role:
         raise InvalidMessage("is missing", field="role")
-    if "content" not in item:
+    if "content" not in item and not item.get("attachments"):
         raise InvalidMessage("is missing", field="content")
-    unknown = set(item) - {"role", "type", "content", "metadata", "external_id"}
+    unknown = set(item) - {"role", "type", "content", "metadata", "external_id", "attachments"}
     if unknown:
         raise InvalidMessage("is not known", field=min(unknown))
-    return Draft(item["content"], item.get("metadata") or {}, item.get("external_id"), role)
+    return Draft(
+        item.get("content"), item.get("metadata") or {}, item.get("external_id"), role, item.get("attachments") or ()
+    )

@@ -17,6 +17,7 @@ from converse.events import StreamUpdate
 from converse.exceptions import AnotherWriter, InvalidMessage, MessageClosed
 from converse.log import database
 from converse.managers import NewChunk
+from converse.parts import facts
 
 ROW = 10_000  # characters of a row that is packed of several fragments: whatever they are, its event is not too large
 
@@ -133,7 +134,7 @@ def commit(entries: Sequence[Entry], *, again: bool = False) -> Outcome:
             records.Conversation.all_objects.using(alias).advance(moved)
         renew(alias, [writer for writer, _ in outcome.written])
         epochs = {pk: (head.uuid, head.epoch) for pk, head in heads.items()}
-        transaction.on_commit(partial(_publish, epochs, outcome), using=alias)
+        transaction.on_commit(partial(publish, epochs, outcome), using=alias)
     return outcome
 
 
@@ -182,7 +183,8 @@ def renew(alias: str, writers: Iterable[Writer]) -> None:
             writer.renewed = now
 
 
-def _publish(conversations: Mapping[int, tuple[str, str]], outcome: Outcome) -> None:
+def publish(conversations: Mapping[int, tuple[str, str]], outcome: Outcome) -> None:
+    """Tell of what a flush stored; ``conversations`` are the uuid and epoch by key."""
     logs = ((*conversations[writer.conversation_id], writer, chunks) for writer, chunks in outcome.written)
     broadcasting.publish_all(
         (epoch, [update(uuid, writer, chunk) for chunk in chunks]) for uuid, epoch, writer, chunks in logs
@@ -191,7 +193,6 @@ def _publish(conversations: Mapping[int, tuple[str, str]], outcome: Outcome) -> 
 
 def update(conversation_uuid: str, writer: Writer, chunk: NewChunk) -> StreamUpdate:
     """Tell of one stored chunk."""
-    metadata = chunk.metadata if chunk.metadata and chunk.kind == "tool_call" else {}
     return StreamUpdate(
         conversation_id=conversation_uuid,
         message_id=writer.message_uuid,
@@ -201,8 +202,7 @@ def update(conversation_uuid: str, writer: Writer, chunk: NewChunk) -> StreamUpd
         kind=chunk.kind,
         part=chunk.part,
         attempt=writer.attempt,
-        tool_call_id=metadata.get("id"),
-        tool_name=metadata.get("name"),
+        **facts(chunk.kind, chunk.metadata),
     )
 
 

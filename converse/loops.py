@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import os
 import threading
 import weakref
@@ -19,6 +20,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 
 class _Background:
     """One daemon thread with one event loop a process, started when first needed, anew after a fork."""
@@ -32,8 +35,17 @@ class _Background:
         with self._guard:
             if self._loop is None or self._pid != os.getpid():
                 self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
-                threading.Thread(target=self._loop.run_forever, name="converse", daemon=True).start()
+                threading.Thread(target=_keep_running, args=(self._loop,), name="converse", daemon=True).start()
             return self._loop
+
+
+def _keep_running(loop: asyncio.AbstractEventLoop) -> None:
+    """Run a loop, on and on: what ends one, a ``SystemExit`` for one, is the business of its task and of no other."""
+    while True:
+        try:
+            return loop.run_forever()
+        except BaseException:
+            logger.exception("Something in the background would have ended all that runs there")
 
 
 _background = _Background()
@@ -119,6 +131,46 @@ class DatabaseThread:
         if loop in AsyncToSync.loop_thread_executors:
             return await sync_to_async(call)()
         return await loop.run_in_executor(self._executor, call)
+
+
+async def apart(function: Callable[[], R]) -> R:
+    """Call a function in a thread of its own, with connections of its own that are closed after it.
+
+    Nobody waits for it once this is cancelled, not even the end of the process. Under ``async_to_sync``, as in a
+    TestCase, it is the calling thread, as for all thread-sensitive code.
+    """
+    loop = asyncio.get_running_loop()
+    if loop in AsyncToSync.loop_thread_executors:
+        return await sync_to_async(function)()
+    future: asyncio.Future[Callable[[], R]] = loop.create_future()
+
+    def answer(outcome: Callable[[], R]) -> None:
+        if not future.done():
+            future.set_result(outcome)
+
+    def call() -> None:
+        try:
+            outcome = partial(_give, function())
+        except BaseException as exc:  # whatever it is, it is the caller's
+            outcome = partial(_raise, exc)
+        finally:
+            connections.close_all()
+        try:
+            loop.call_soon_threadsafe(answer, outcome)
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits any more
+
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(call,), name="converse-apart", daemon=True).start()
+    return (await future)()
+
+
+def _give(value: R) -> R:
+    return value
+
+
+def _raise(exc: BaseException) -> Any:
+    raise exc
 
 
 def _end(executor: ThreadPoolExecutor) -> None:

@@ -1,42 +1,48 @@
-"""A provider's reply: start it, drive it into a stream, retry it, stop it."""
+"""A provider's reply: ask for it, retry it, stop it, let it wait for its turn or for a person."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import random
-from collections.abc import Iterable, Mapping
-from contextlib import aclosing
+import inspect
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync, sync_to_async
-from django.core.exceptions import ObjectDoesNotExist
 from django.db import transaction
-from django.db.models import Exists, OuterRef
-from django.utils import timezone
+from django.db.models import Exists, OuterRef, Q
 
-from converse import journal, records
-from converse.choices import ErrorType, Policy, Role, Status
+from converse import plans, records
+from converse.approvals import Decision, decide_in
+from converse.attachments import prepared
+from converse.choices import Policy, Role, Status
 from converse.closing import close, close_in, settle_abandoned, settle_in
 from converse.conf import settings
-from converse.deltas import Delta, Finish, ReasoningDelta, RefusalDelta, Started, TextDelta, Usage
 from converse.drafts import Content, Draft
-from converse.events import MessageUpdated
-from converse.exceptions import ConversationBusy, ConverseError, InvalidMessage, MessageClosed, ProviderError
+from converse.driving import run
+from converse.exceptions import ConversationBusy, InvalidMessage, MessageClosed
 from converse.log import Log, database, writing
-from converse.messages import add_to, update
+from converse.messages import add_to
+from converse.opening import open_message
 from converse.providers import get_provider
-from converse.providers.base import Prompt, PromptMessage
 from converse.runners import runner
-from converse.signals import message_updated
-from converse.streaming import Stream, open_message
 
 if TYPE_CHECKING:
     from converse.models import Conversation, Message
 
-logger = logging.getLogger(__name__)
+BUSY = (
+    "Another reply is open in this conversation: wait for its end, stop it, or ask with another policy: "
+    "cancel_previous, queue or allow."
+)
+
+# How a reply may be asked for, whatever it is to answer.
+KEYWORDS = ("provider", "model", "options", "metadata", *inspect.signature(plans.make).parameters)
+
+FIRST_PAUSE = 0.1  # seconds between the first two looks for the end of a reply
+LONGEST_PAUSE = 1.0
 
 
 def reply(conversation: Conversation, content: Content = None, **kwargs: Any) -> Message:
@@ -50,25 +56,25 @@ async def areply(conversation: Conversation, content: Content = None, **kwargs: 
 
 
 def ask(conversation: Conversation, content: Content = None, **kwargs: Any) -> Message:
-    """Reply and wait for the end."""
+    """Reply and wait for the end, or until a person has to decide."""
     return async_to_sync(aask)(conversation, content, **kwargs)
 
 
 async def aask(conversation: Conversation, content: Content = None, **kwargs: Any) -> Message:
     """See ask()."""
     message = await sync_to_async(_prepare)(conversation, content, begin=False, **kwargs)
-    await run(message.pk)
-    await message.arefresh_from_db()
-    while message.is_open:  # queued behind another reply, or asked for twice
-        await asyncio.sleep(0.1)
+    messages = records.Message.all_objects.using(database()).select_related("reply_to", "conversation")
+    while True:
         await run(message.pk)
-        await message.arefresh_from_db()
-    return message
+        message = await messages.aget(pk=message.pk)
+        if not message.is_open or message.status == Status.WAITING:
+            return message
+        await asyncio.sleep(0.1)  # queued behind another reply, or asked for twice
 
 
 def _prepare(
     conversation: Conversation,
-    content: Content,
+    content: Content | Draft,
     *,
     begin: bool,
     provider: str = "",
@@ -77,21 +83,28 @@ def _prepare(
     metadata: Mapping[str, Any] | None = None,
     external_id: str | None = None,
     policy: str = "",
+    attachments: Sequence[Any] = (),
+    branch: Callable[[Log], Message | None] | None = None,
+    inherited: Mapping[str, Any] | None = None,
+    **plan: Any,
 ) -> Message:
     alias = provider or settings.CONVERSE_DEFAULT_PROVIDER
     get_provider(alias)  # an unknown one is the caller's mistake, not the reply's
     chosen = _policy(policy)
-    draft = None if content is None else Draft(content, {}, external_id)
-    if draft and not (draft.text or "").strip():
+    planned = {**(inherited or {}), **_plan(plan, model)}
+    turns = [] if content is None and not attachments else [_turn(content, external_id, attachments)]
+    if any(not turn.attachments and not (turn.text or "").strip() for turn in turns):
         raise InvalidMessage("must not be empty")
-    with writing(conversation.pk) as log:
+    with prepared(conversation, turns) as turns, writing(conversation.pk) as log:
         messages = records.Message.all_objects.using(database()).filter(conversation_id=conversation.pk)
         if external_id and (known := _known(messages, external_id)):
             return known
         queued = _make_room(log, messages, chosen)
-        asked = (
-            add_to(log, [draft])[0] if draft else messages.filter(deleted_at__isnull=True).order_by("-offset").first()
-        )
+        asked = branch(log) if branch else None
+        if turns:
+            [asked] = add_to(log, turns)
+        elif not branch:
+            asked = messages.filter(deleted_at__isnull=True).current().order_by("offset").last()
         if asked is None:
             raise InvalidMessage("there is nothing to reply to")
         return _open_reply(
@@ -99,25 +112,42 @@ def _prepare(
             asked,
             queued=queued,
             begin=begin,
+            attempt=1 if turns else messages.filter(reply_to=asked).count() + 1,
+            external_id=None if turns else external_id,
             provider=alias,
             model=model,
             options=dict(options or {}),
+            plan=planned,
             metadata=metadata,
         )
 
 
+def _plan(keywords: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Make the plan; it keeps the model that is asked for, whose column is to say which one answered."""
+    for name in keywords:
+        if name not in KEYWORDS:
+            raise TypeError(f"reply() got an unexpected keyword argument {name!r}")
+    return {**plans.make(**keywords), **({"model": model} if model else {})}
+
+
+def _turn(content: Content | Draft, external_id: str | None, attachments: Sequence[Any]) -> Draft:
+    if isinstance(content, Draft):
+        return replace(content, external_id=external_id, attachments=attachments)
+    return Draft(content, {}, external_id, attachments=attachments)
+
+
 def _known(messages: Any, external_id: str) -> Message | None:
-    """Give the reply to a turn that was sent before."""
-    replies = messages.filter(reply_to__external_id=external_id).select_related("reply_to")
-    first: Message | None = replies.order_by("offset").first()
+    """Give the reply to a turn that was sent before, or that itself was asked for before."""
+    same = Q(reply_to__external_id=external_id) | Q(external_id=external_id, reply_to__isnull=False)
+    first: Message | None = messages.filter(same).select_related("reply_to").order_by("offset").first()
     return first
 
 
 def _policy(policy: str) -> Policy:
     try:
         return Policy(policy or settings.CONVERSE_POLICY)
-    except ValueError:
-        raise InvalidMessage(f"{policy!r} is not one of {', '.join(Policy.values)}", field="policy") from None
+    except ValueError as exc:
+        raise InvalidMessage(str(exc), field="policy") from None
 
 
 def _make_room(log: Log, messages: Any, policy: Policy) -> bool:
@@ -129,9 +159,9 @@ def _make_room(log: Log, messages: Any, policy: Policy) -> bool:
             close_in(log, message, Status.CANCELLED)
         return False
     if others and policy == Policy.REJECT:
-        raise ConversationBusy("Another reply is open in this conversation.")
+        raise ConversationBusy(BUSY)
     if len(others) >= settings.CONVERSE_OPEN_LIMIT:
-        raise ConversationBusy(f"{len(others)} replies are open in this conversation.")
+        raise ConversationBusy(f"{len(others)} replies are open in this conversation: wait for one, or stop it.")
     return bool(others) and policy == Policy.QUEUE
 
 
@@ -146,8 +176,60 @@ def _open_reply(log: Log, asked: Message, *, queued: bool, begin: bool = True, *
         **fields,
     )
     if begin and not queued:
-        transaction.on_commit(partial(runner().start, run, message.pk), using=database())
+        _begin(message)
     return message
+
+
+def _begin(message: Message) -> None:
+    """Have a reply run once what was written is committed."""
+    transaction.on_commit(partial(runner().start, run, message.pk), using=database())
+
+
+def decide(message: Message, call_id: str, decision: Decision, *, by: Any = None, reason: str = "") -> None:
+    """Approve or deny a call of a tool; when nothing is undecided any more the reply goes on.
+
+    Raise MessageClosed when the reply is closed, InvalidMessage when it does not wait for this decision.
+    """
+    with writing(message.conversation_id) as log:
+        if decide_in(log, message, call_id, decision, by=by, reason=reason):
+            _begin(message)
+
+
+def wait_end(message: Message, timeout: float | None = None) -> None:
+    """Wait until a message is closed, or waits for a person, and read it anew; raise TimeoutError."""
+    for pause in _pauses(timeout):
+        time.sleep(pause)
+        if _has_ended(message):
+            return
+
+
+async def await_end(message: Message, timeout: float | None = None) -> None:  # noqa: ASYNC109
+    """See wait_end()."""
+    for pause in _pauses(timeout):
+        await asyncio.sleep(pause)
+        if await sync_to_async(_has_ended)(message):
+            return
+
+
+def _has_ended(message: Message) -> bool:
+    """Look whether a message has ended; if its writer is gone, this is its end."""
+    settle_abandoned([message.conversation_id])
+    statuses = records.Message.all_objects.using(database()).filter(pk=message.pk).values_list("status", flat=True)
+    if statuses.get() in (Status.PENDING, Status.STREAMING):
+        return False
+    message.refresh_from_db(using=database())
+    return True
+
+
+def _pauses(timeout: float | None) -> Iterator[float]:
+    """Give pauses that grow, none before the first look; raise TimeoutError once so many seconds are over."""
+    until = inf if timeout is None else time.monotonic() + timeout
+    pause = FIRST_PAUSE
+    yield 0
+    while (left := until - time.monotonic()) > 0:
+        yield min(pause, left)
+        pause = min(pause * 1.5, LONGEST_PAUSE)
+    raise TimeoutError(f"The message has not ended within {timeout} seconds.")
 
 
 def stop(message: Message) -> bool:
@@ -169,24 +251,39 @@ def stop_all(conversation: Conversation) -> int:
     return sum(stop(message) for message in records.Message.objects.filter(conversation_id=conversation.pk).open())
 
 
-def retry(message: Message) -> Message:
-    """Start another attempt at the turn that a reply answered, beside it."""
-    if message.is_open and message not in settle_abandoned([message.conversation_id]):
-        raise ConversationBusy("This reply is open still.")
-    if message.reply_to is None:
-        raise InvalidMessage("is not a reply", field="message")
-    with writing(message.conversation_id) as log:
-        messages = records.Message.all_objects.using(database()).filter(conversation_id=message.conversation_id)
-        queued = _make_room(log, messages, _policy(""))
-        return _open_reply(
-            log,
-            message.reply_to,
-            queued=queued,
-            attempt=messages.filter(reply_to_id=message.reply_to_id).count() + 1,
-            provider=message.provider,
-            model="",
-            options=message.options,
-        )
+def reply_again(
+    conversation: Conversation,
+    content: Content | Draft = None,
+    *,
+    like: Message | None,
+    branch: Callable[[Log], Message | None],
+    provider: str = "",
+    model: str = "",
+    options: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Message:
+    """Reply on another branch; what is not said here is asked for as it was for another reply, if there was one.
+
+    ``branch`` is called with the log in hand, shows the branch, and gives what is to be answered where no content does.
+    """
+    inherited: dict[str, Any] = {}
+    if like:
+        alias = like.plan.get("provider") or like.provider
+        if provider in ("", alias):
+            provider, model = alias, model or like.plan.get("model", "")
+            options = like.options if options is None else options
+        inherited = {name: value for name, value in like.plan.items() if name not in ("provider", "model")}
+    return _prepare(
+        conversation,
+        content,
+        begin=True,
+        provider=provider,
+        model=model,
+        options=options,
+        branch=branch,
+        inherited=inherited,
+        **kwargs,
+    )
 
 
 def start_queued(conversation_ids: Iterable[int] | None = None) -> int:
@@ -207,146 +304,3 @@ def start_queued(conversation_ids: Iterable[int] | None = None) -> int:
 def after_close(sender: type[Message], message: Message, **kwargs: Any) -> None:
     """Let the next in the queue go on when a reply closed; a receiver of the three closing signals."""
     start_queued([message.conversation_id])
-
-
-async def run(message_id: int) -> None:
-    """Drive a pending reply to its end, unless somebody else does, or it was stopped before it began. Never raises."""
-    thread = journal.current().thread
-    message = await thread.run(_claim, message_id)
-    if message is None:
-        return
-    stream = message.stream
-    try:
-        prompt = await thread.run(prompt_for, message)
-        async with stream:
-            await _drive(stream, message.provider, prompt)
-    except MessageClosed:
-        if spent := stream.spent():  # stopped: what was spent by then is known only here
-            await thread.run(_add_to_closed, message, spent)
-    except ConverseError as exc:
-        logger.warning("Reply %s failed: %s", message.uuid, exc)
-    except Exception:
-        logger.exception("Reply %s failed", message.uuid)
-
-
-def _add_to_closed(message: Message, spent: Mapping[str, Any]) -> None:
-    try:
-        update(message, **spent)
-    except ObjectDoesNotExist:
-        pass  # not stopped but purged
-
-
-def _claim(message_id: int) -> Message | None:
-    """Turn a pending reply into a streaming one; only one caller ever succeeds."""
-    found = records.Message.objects.using(database()).filter(pk=message_id).first()
-    if found is None:
-        return None
-    with writing(found.conversation_id) as log:
-        messages = records.Message.objects.using(database()).filter(conversation_id=found.conversation_id)
-        message: Message | None = messages.pending().select_related("reply_to").filter(pk=message_id).first()
-        if message is None:
-            return None
-        if (
-            message.lease_expires_at is None
-            and messages.open().filter(role=Role.ASSISTANT, offset__lt=message.offset).exists()
-        ):
-            return None
-        message.status = Status.STREAMING
-        message.started_at = timezone.now()
-        message.changed_offset = log.next()
-        message.save(update_fields=["status", "started_at", "changed_offset"], using=database())
-        records.Message.all_objects.using(database()).filter(pk=message.pk).renew(settings.CONVERSE_LEASE)
-        log.tell(message.event(MessageUpdated, log.uuid), message_updated, records.Message, message=message)
-    return message
-
-
-def prompt_for(message: Message) -> Prompt:
-    """Put together what a provider is to see: the system prompt, then the turns that this reply answers.
-
-    Left out are messages that failed, are open, empty or deleted, and all but the latest of several replies to a turn.
-    """
-    before = records.Message.objects.using(database()).filter(
-        conversation_id=message.conversation_id, offset__lt=message.offset
-    )
-    turns: list[Message] = []
-    replied: dict[int, int] = {}
-    for turn in (
-        before.filter(status__in=(Status.COMPLETED, Status.CANCELLED)).exclude(content="", parts=[]).order_by("offset")
-    ):
-        if turn.reply_to_id and turn.reply_to_id == message.reply_to_id:
-            continue
-        if turn.reply_to_id and turn.role == Role.ASSISTANT and turn.reply_to_id in replied:
-            turns[replied[turn.reply_to_id]] = turn
-            continue
-        if turn.reply_to_id:
-            replied[turn.reply_to_id] = len(turns)
-        turns.append(turn)
-    system = message.conversation.context.get("system_prompt")
-    messages = [PromptMessage(role=turn.role, text=turn.content, parts=turn.parts) for turn in turns]
-    if system:
-        messages.insert(0, PromptMessage(role=Role.SYSTEM.value, text=str(system)))
-    return Prompt(messages=messages, model=message.model, options=message.options)
-
-
-async def _drive(stream: Stream, alias: str, prompt: Prompt) -> None:
-    """Let the provider answer; try again while it has said nothing and its error may pass."""
-    try:
-        async with asyncio.timeout(settings.CONVERSE_TOTAL_TIMEOUT):
-            tried = 0
-            while True:
-                try:
-                    return await _answer(stream, alias, prompt)
-                except ProviderError as exc:
-                    if stream.touched or not exc.retryable or tried >= settings.CONVERSE_RETRIES:
-                        raise
-                    logger.info("Reply %s: attempt %d failed: %s", stream.message.uuid, tried + 1, exc)
-                    await asyncio.sleep(_delay(tried, exc.retry_after))
-                    tried += 1
-    except TimeoutError as exc:
-        raise ProviderError("The reply took longer than CONVERSE_TOTAL_TIMEOUT.", type=ErrorType.TIMEOUT) from exc
-
-
-def _delay(tried: int, retry_after: float | None) -> float:
-    """Wait as long as the provider says, or exponentially longer with jitter."""
-    if retry_after is not None:
-        return retry_after
-    delay: float = settings.CONVERSE_RETRY_DELAY * 2**tried * random.uniform(0.5, 1.5)  # noqa: S311
-    return delay
-
-
-async def _answer(stream: Stream, alias: str, prompt: Prompt) -> None:
-    idle = settings.CONVERSE_IDLE_TIMEOUT
-    clock = asyncio.get_running_loop().time
-    deltas = get_provider(alias).astream(prompt)
-    try:
-        async with aclosing(deltas), asyncio.timeout(idle) as limit:
-            async for delta in deltas:
-                limit.reschedule(clock() + idle)
-                await _take(stream, delta)
-    except TimeoutError as exc:
-        raise ProviderError(
-            f"The provider was silent for {idle} seconds.", type=ErrorType.TIMEOUT, retryable=True
-        ) from exc
-    if not stream.facts.get("finish_reason"):
-        raise ProviderError("The reply ended without its end.", type=ErrorType.TRUNCATED, retryable=True)
-
-
-async def _take(stream: Stream, delta: Delta) -> None:
-    match delta:
-        case Started():
-            if delta.model:
-                stream.facts["model"] = delta.model
-        case Usage():
-            stream.usage = delta
-        case Finish():
-            stream.facts["finish_reason"] = delta.reason.value
-            stream.metadata["provider_finish_reason"] = delta.raw
-        case TextDelta() | RefusalDelta() | ReasoningDelta():
-            await stream.aappend(replace(delta, text=storable(delta.text)))
-        case _:
-            await stream.aappend(replace(delta, arguments=storable(delta.arguments)))
-
-
-def storable(text: str) -> str:
-    """Replace what no database can store: NUL and halves of surrogate pairs."""
-    return text.replace("\x00", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")

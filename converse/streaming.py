@@ -3,62 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from asgiref.sync import sync_to_async
 from django.db.models import Max
-from django.utils import timezone
 
-from converse import journal, records
-from converse.choices import ChunkKind, Role, Status
+from converse import journal, loops, observing, records
+from converse.choices import Status
 from converse.closing import close, columns_of
 from converse.conf import settings
-from converse.deltas import ReasoningDelta, RefusalDelta, TextDelta, ToolCallDelta, Usage
-from converse.drafts import checked, jsonable
-from converse.events import MessageCreated
-from converse.exceptions import AnotherWriter, InvalidMessage, MessageClosed
-from converse.flushes import Entry, Fragment, Writer, commit_each
-from converse.log import Log, database, writing
-from converse.signals import message_created
+from converse.deltas import Usage
+from converse.drafts import checked
+from converse.exceptions import AnotherWriter, InvalidMessage, MessageClosed, Stopped, Vetoed
+from converse.flushes import Entry, Writer, commit_each
+from converse.handlers import Ending, Handlers
+from converse.handlers.callbacks import atell
+from converse.handlers.pipeline import arun, run
+from converse.log import database
+from converse.pieces import Parts, Piece
 
 if TYPE_CHECKING:
-    from converse.models import Conversation, Message, MessageChunk
-
-Piece = str | TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta
+    from converse.models import Message, MessageChunk
 
 
-def start(
-    conversation: Conversation, role: str, metadata: Mapping[str, Any] | None = None, *, lease: float | None = None
-) -> Message:
-    """Store an empty message that will grow, and give it back; it is committed when this returns."""
-    if role not in Role.values:
-        raise InvalidMessage(f"{role!r} is not one of {', '.join(Role.values)}", field="role")
-    with writing(conversation.pk) as log:
-        return open_message(log, role=role, status=Status.STREAMING, metadata=metadata, lease=lease)
-
-
-def open_message(
-    log: Log, *, status: Status, lease: float | None = None, metadata: Mapping[str, Any] | None = None, **fields: Any
-) -> Message:
-    """Add an open message to a locked conversation. ``lease`` is in seconds; a pending message may have none."""
-    offset = log.next()
-    message = records.Message(
-        conversation_id=log.conversation_id,
-        offset=offset,
-        changed_offset=offset,
-        status=status,
-        metadata={"streamed": True, **jsonable(metadata)},
-        started_at=timezone.now() if status == Status.STREAMING else None,
-        **fields,
-    )
-    message.save(force_insert=True, using=database())
-    seconds = lease or (settings.CONVERSE_STALE_AFTER if status == Status.STREAMING else None)
-    if seconds:
-        records.Message.all_objects.using(database()).filter(pk=message.pk).renew(seconds)
-    log.tell(message.event(MessageCreated, log.uuid), message_created, records.Message, message=message)
-    return message
+CANCELLATIONS = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, Stopped)
 
 
 class Stream:
@@ -80,11 +51,22 @@ class Stream:
         self.usage: Usage | None = None
         self.facts: dict[str, Any] = {}  # columns to be written at the close
         self.metadata: dict[str, Any] = {}  # merged into the message's at the close
-        self.touched = False  # whether anything was appended
-        self._place: tuple[str, Any] | None = None  # the kind and key of the part being written
-        self._parts: dict[tuple[str, Any], int] = {}
-        self._highest = -1
+        self.parts = Parts()
+        self._handlers: Handlers | None = None
         self._known = False
+        self._entered = False
+        self._let_go = False
+
+    @property
+    def handlers(self) -> Handlers:
+        """What sees all that is appended before it is stored: ``stream.handlers.add("words", WordCount())``."""
+        if self._handlers is None:
+            self._handlers = Handlers()
+        return self._handlers
+
+    @handlers.setter
+    def handlers(self, handlers: Handlers) -> None:
+        self._handlers = handlers or None  # without any nothing is spent on them
 
     # Sync: each call commits.
 
@@ -96,8 +78,25 @@ class Stream:
     def append_chunk(self, piece: Piece, metadata: Mapping[str, Any] | None = None) -> MessageChunk | None:
         """Append text and give its chunk; an empty piece adds nothing and gives None."""
         if not self._known:
-            self._learn()
-        fragment = self._fragment(piece, metadata)
+            self.learn()
+        if self._handlers is None:
+            return self._commit(piece, metadata)
+        try:
+            left, stop = run(self._handlers.take(self.message, piece))
+            chunk = self._commit(left, metadata)
+            if stop:
+                raise stop
+        except (Vetoed, Stopped) as exc:
+            if not self._entered:
+                self._close(_ending(exc), error=exc)
+            raise
+        except (MessageClosed, AnotherWriter) as exc:
+            run(observing.lose(self._handlers, self.message, observing.SYNC, exc))
+            raise
+        return chunk
+
+    def _commit(self, piece: Piece, metadata: Mapping[str, Any] | None) -> MessageChunk | None:
+        fragment = self.parts.fragment(piece, metadata)
         if fragment is None:
             return None
         checked(fragment.text)
@@ -121,19 +120,38 @@ class Stream:
         return self._close(Status.CANCELLED, metadata, **fields)
 
     def _close(self, status: Status, metadata: Mapping[str, Any] | None = None, **fields: Any) -> Message:
+        write = partial(self._write, status, {**self.metadata, **(metadata or {})}, fields)
+        if self._handlers is None:
+            write()
+        else:
+            run(observing.close(self._handlers, self.message, observing.SYNC, self._end(status, fields), write))
+        return self.message
+
+    def _write(
+        self, status: Status, metadata: Mapping[str, Any], fields: Mapping[str, Any], veto: Vetoed | None = None
+    ) -> None:
+        if veto:
+            status, fields = Status.FAILED, {**fields, "error": veto}
+        told = observing.told(self._handlers, fields.get("error"))
+        tells = self._handlers is not None and self._handlers.planned
         close(
             self.message,
             status,
-            metadata={**self.metadata, **(metadata or {})},
+            metadata={**metadata, **told},
             usage=self.usage,
-            **self.facts,
-            **fields,
+            tells=tells,
+            **{**self.facts, **fields},
         )
-        return self.message
+
+    def _end(self, status: Status, fields: Mapping[str, Any]) -> Ending:
+        facts = {name: self.facts.get(name, "") for name in ("finish_reason", "model")}
+        return Ending(status=status, error=fields.get("error"), **facts)
 
     def spent(self) -> dict[str, Any]:
         """Give the columns that tell who has answered so far, and what was counted."""
-        answered = {"model": self.facts["model"]} if self.facts.get("model") else {}
+        answered: dict[str, Any] = {
+            name: self.facts[name] for name in ("provider", "model", "plan") if name in self.facts
+        }
         return {**answered, **(columns_of(self.usage) if self.usage else {})}
 
     # Async: through the journal.
@@ -144,10 +162,31 @@ class Stream:
         Raise what the stream was lost by: MessageClosed, AnotherWriter, InvalidMessage or JournalUnavailable.
         """
         if not self._known:
-            await sync_to_async(self._learn)()
-        fragment = self._fragment(piece, metadata)
+            await sync_to_async(self.learn)()
+        if self._handlers is not None:
+            return await self._ashow(piece, metadata)
+        fragment = self.parts.fragment(piece, metadata)
         if fragment is not None:
             await journal.current().append(self.writer, fragment)
+        return self
+
+    async def _ashow(self, piece: Piece, metadata: Mapping[str, Any] | None) -> Self:
+        """Append what the handlers leave of a piece."""
+        try:
+            left, stop = await arun(self.handlers.take(self.message, piece))
+            fragment = self.parts.fragment(left, metadata)
+            if fragment is not None:
+                await journal.current().append(self.writer, fragment)
+            if stop:
+                raise stop
+        except (Vetoed, Stopped) as exc:
+            if not self._entered:
+                await self._aclose(_ending(exc), error=exc)
+            raise
+        except (MessageClosed, AnotherWriter) as exc:
+            if not self._entered:  # else leaving it does so
+                await self._alose(exc)
+            raise
         return self
 
     async def aconsume(self, pieces: AsyncIterable[Piece]) -> Self:
@@ -174,108 +213,115 @@ class Stream:
         """See cancel()."""
         return await self._aclose(Status.CANCELLED, metadata, **fields)
 
+    async def alet_go(self, change: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        """Have the message changed to one that is open but that nobody writes to; leaving this does not close it then.
+
+        ``change`` is called with the rest, in the journal's thread, once all that was appended is committed.
+        """
+        here = journal.current()
+        await here.drain(self.writer)
+        if self._handlers is not None:
+            await arun(observing.pause(self._handlers, self.message, self._way()))
+        here.release(self.writer)
+        await here.thread.run(change, *args, **kwargs)
+        self._let_go = True
+
     async def _aclose(self, status: Status, metadata: Mapping[str, Any] | None = None, **fields: Any) -> Message:
         here = journal.current()
         if not self.writer.lost:
             try:
                 await here.drain(self.writer)
-            except (MessageClosed, AnotherWriter, InvalidMessage):
+            except (MessageClosed, AnotherWriter, InvalidMessage) as exc:
+                if not isinstance(exc, InvalidMessage):
+                    await self._alose(exc)
                 if status == Status.COMPLETED:
                     raise
         here.release(self.writer)
-        return await here.thread.run(self._close, status, metadata, **fields)
+        write = partial(self._write, status, {**self.metadata, **(metadata or {})}, fields)
+        if self._handlers is None:
+            await here.thread.run(write)
+        else:
+            await arun(observing.close(self._handlers, self.message, self._way(), self._end(status, fields), write))
+        return self.message
+
+    async def _alose(self, reason: Exception) -> None:
+        if self._handlers is not None:
+            await arun(observing.lose(self._handlers, self.message, self._way(), reason))
+
+    def _way(self) -> observing.Way:
+        return observing.Way(journal.current().thread.run, atell)
 
     # As context managers: the way a stream is left closes it.
 
     def __enter__(self) -> Self:
+        self._entered = True
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> bool:
         if exc is None:
             self.complete()
-            return
+            return False
         try:
             self._close(_ending(exc), error=exc)
         except MessageClosed:
             pass  # the exception that goes on is most likely this very fact
+        return isinstance(exc, Stopped)
 
     async def __aenter__(self) -> Self:
-        self._known = True
+        self._known = self._entered = True
         self.writer.lease = settings.CONVERSE_LEASE
         self.writer.on_lost = _task().cancel
         journal.current().watch(self.writer)
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> bool:
         self.writer.on_lost = None
+        if self._let_go:
+            return False
         lost = self.writer.lost
         if isinstance(lost, MessageClosed | AnotherWriter):
             journal.current().release(self.writer)  # the message is somebody else's now
+            await _whole(self._alose(lost))
         elif error := lost or exc:
-            closing = asyncio.ensure_future(self._aclose(_ending(error), error=error))
             try:
-                await asyncio.shield(closing)
+                await _whole(self._aclose(_ending(error), error=error))
             except MessageClosed:
                 pass
         else:
-            await self._aclose(Status.COMPLETED)
+            await _whole(self._aclose(Status.COMPLETED))
         if lost and (exc is None or isinstance(exc, asyncio.CancelledError)):
             if exc:
                 _task().uncancel()
             raise lost
+        return isinstance(exc, Stopped)
 
-    def _learn(self) -> None:
+    @property
+    def touched(self) -> bool:
+        """Whether anything was appended since the step began."""
+        return self.parts.touched
+
+    def begin_step(self, origin: str) -> None:
+        """Say that a provider's answer begins: its calls are numbered anew, its signatures are of this origin."""
+        self.parts.begin_step(origin)
+
+    def learn(self) -> None:
         """Find out how far the message has come; somebody else may have begun it."""
         chunks = records.MessageChunk.objects.using(database()).filter(message_id=self.message.pk)
         if last := chunks.order_by("-sequence").first():
             self.writer.sequence = last.sequence
-            self._highest = chunks.aggregate(highest=Max("part"))["highest"]
-            self._place = (last.kind, None)
-            self._parts[self._place] = last.part
+            self.parts.go_on(last.kind, last.part, chunks.aggregate(highest=Max("part"))["highest"])
         self._known = True
-
-    def _fragment(self, piece: Piece, metadata: Mapping[str, Any] | None) -> Fragment | None:
-        kind, text, facts = _read(piece)
-        if not text and not facts:
-            return None
-        self.touched = True
-        key = piece.index if isinstance(piece, ToolCallDelta) else None
-        return Fragment(kind, self._part_of(kind, key), {**jsonable(metadata), **facts} or None, text)
-
-    def _part_of(self, kind: str, key: Any = None) -> int:
-        """Number the parts: a change of kind begins a new one; fragments of a tool call find theirs again."""
-        place = (kind, key)
-        if place != self._place and (key is None or place not in self._parts):
-            self._highest += 1
-            self._parts[place] = self._highest
-        self._place = place
-        return self._parts[place]
-
-
-def _read(piece: Piece) -> tuple[str, str, dict[str, Any]]:
-    """Take a piece apart: its kind, its text, and what else its chunk keeps."""
-    match piece:
-        case str():
-            return ChunkKind.TEXT.value, piece, {}
-        case TextDelta():
-            return ChunkKind.TEXT.value, piece.text, {}
-        case RefusalDelta():
-            return ChunkKind.REFUSAL.value, piece.text, {}
-        case ReasoningDelta():
-            return ChunkKind.REASONING.value, piece.text, {"signature": piece.signature} if piece.signature else {}
-        case ToolCallDelta():
-            named = (("id", piece.id), ("name", piece.name))
-            return ChunkKind.TOOL_CALL.value, piece.arguments, {key: value for key, value in named if value}
-        case _:
-            raise InvalidMessage(f"must be text or a delta, not {type(piece).__name__}")
 
 
 def _ending(exc: BaseException) -> Status:
-    return (
-        Status.CANCELLED
-        if isinstance(exc, asyncio.CancelledError | GeneratorExit | KeyboardInterrupt)
-        else Status.FAILED
-    )
+    return Status.CANCELLED if isinstance(exc, CANCELLATIONS) else Status.FAILED
+
+
+async def _whole(closing: Coroutine[Any, Any, Any]) -> None:
+    """Wait for the end of something that goes on even if this is cancelled."""
+    task = asyncio.ensure_future(closing)
+    loops.keep(task)
+    await asyncio.shield(task)
 
 
 def _task() -> asyncio.Task[Any]:

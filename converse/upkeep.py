@@ -7,18 +7,22 @@ from copy import copy
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from converse import records
+from converse.attachments import storage
 from converse.closing import assemble
 from converse.events import MessageUpdated
+from converse.files import PLACE, ROOT
 from converse.log import database, writing
 from converse.messages import renumber
 from converse.signals import message_updated
 
 if TYPE_CHECKING:
     from converse.managers import ChunkQuerySet, ConversationQuerySet, MessageQuerySet
-    from converse.models import Conversation, Message
+    from converse.models import Conversation, Message, MessageAttachment
+
+NAMES = 500  # looked up in one query
 
 
 class Problem(NamedTuple):
@@ -101,6 +105,54 @@ def prune_chunks(conversation: Conversation, before: datetime, *, dry_run: bool 
             return chunks.count()
         renumber(log)
         return chunks.delete()[0]
+
+
+def unsent(before: datetime) -> QuerySet[MessageAttachment]:
+    """Give the attachments that were stored before a time and never sent."""
+    return _attachments().filter(message=None, created_at__lt=before)
+
+
+def prune_attachments(before: datetime) -> int:
+    """Remove the attachments that were stored before a time and never sent; say how many.
+
+    Under their conversation's lock: one that is being sent right now is no longer among them.
+    """
+    removed = 0
+    for conversation_id in list(unsent(before).order_by().values_list("conversation_id", flat=True).distinct()):
+        with writing(conversation_id):
+            removed += unsent(before).filter(conversation_id=conversation_id).delete()[0]
+    return removed
+
+
+def stray_files(before: datetime) -> Iterator[str]:
+    """Give the stored files, last changed before a time, that belong to no attachment.
+
+    There are some where a transaction was rolled back after the file was written, or the storage was away when one was
+    to be removed. Raise NotImplementedError where the storage cannot list its files.
+    """
+    try:
+        shards, _ = storage.listdir(ROOT)
+    except FileNotFoundError:
+        return
+    for shard in shards:
+        names = [f"{ROOT}/{shard}/{name}" for name in storage.listdir(f"{ROOT}/{shard}")[1]]
+        names = [name for name in names if PLACE.fullmatch(name)]  # whatever else is there is not ours to remove
+        for first in range(0, len(names), NAMES):
+            some = names[first : first + NAMES]
+            known = set(_attachments().filter(file__in=some).values_list("file", flat=True))
+            yield from (name for name in some if name not in known and storage.get_modified_time(name) < before)
+
+
+def _attachments() -> QuerySet[MessageAttachment]:
+    attachments: QuerySet[MessageAttachment] = records.MessageAttachment.objects.using(database())
+    return attachments
+
+
+def prune_calls(before: datetime, *, dry_run: bool = False) -> int:
+    """Remove the calls of providers that ended before a time; say how many."""
+    calls = records.ProviderCall.objects.using(database()).filter(finished_at__lt=before)
+    count: int = calls.count() if dry_run else calls.delete()[0]
+    return count
 
 
 def _messages(conversation_id: int) -> MessageQuerySet:

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import close_old_connections
 
-from converse import loops
+from converse import calls, loops
 from converse.closing import settle_abandoned
 from converse.replies import start_queued
 
@@ -41,6 +41,7 @@ class Command(BaseCommand):
             for message in settled:
                 self.stdout.write(f"Closed {message.uuid}, whose writer is gone.")
             closed += len(settled)
+        calls.settle()
         started = start_queued()
         if closed or started or not quiet:
             self.stdout.write(f"Closed {closed}, started {started}.")
