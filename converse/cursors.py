@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+WRITTEN = re.compile(r"([0-9]{1,18})-([0-9A-Za-z]{1,8})")
+
+
+def write_cursor(offset: int, epoch: str) -> str:
+    """Give a cursor as the one text that clients keep where they have room for one: ``17-5f0c2a9e``."""
+    return f"{offset}-{epoch}"
+
+
+def read_cursor(text: str) -> tuple[int, str] | None:
+    """Give the offset and the epoch of a written cursor; None where it is none."""
+    found = WRITTEN.fullmatch(text)
+    return (int(found[1]), found[2]) if found else None
 
 
 class Cursor(Generic[T]):

@@ -58,6 +58,7 @@ class StreamUpdate(Event):
     attempt: int = 1
     tool_call_id: str | None = _optional()
     tool_name: str | None = _optional()
+    data: Mapping[str, Any] | None = _optional()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,7 @@ class MessageEvent(Event):
     content: str | None = _optional()
     parts: Sequence[Mapping[str, Any]] | None = _optional()
     sequence: int = 0
+    follows: int = 0
     reply_to: str | None = None
     attempt: int = 1
     client_id: str | None = None
@@ -81,6 +83,7 @@ class MessageEvent(Event):
     finish_reason: str = ""
     usage: Mapping[str, int | None] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    structured: object | None = _optional()
     error: Mapping[str, str] | None = _optional()
 
 
@@ -116,10 +119,12 @@ class MessageCancelled(MessageEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageDeleted(Event):
-    """A message was removed from the conversation."""
+    """A message was removed from the conversation; what followed it now follows what it followed."""
 
     message_id: str
     offset: int
+    place: int
+    follows: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +133,7 @@ class ConversationEvent(Event):
 
     offset: int
     title: str = ""
+    leaf: int = 0
 
 
 class ConversationCreated(ConversationEvent):
@@ -165,6 +171,7 @@ class Snapshot(Event):
     offset: int
     conversation: Mapping[str, Any]
     messages: Sequence[Mapping[str, Any]]
+    gone: Sequence[Mapping[str, int]] = ()
     truncated: bool = False
 
 
@@ -194,6 +201,16 @@ class Leaving(Event):
     """Somebody left the conversation."""
 
     user: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whispered(Event):
+    """Something was said in a channel of a conversation. Not stored."""
+
+    channel: str
+    event: str
+    data: str  # JSON, or any text
+    user_id: str = ""
 
 
 def frame(event: Event) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from weakref import WeakValueDictionary
 
 from django.db import DatabaseError, InterfaceError
 
-from converse import loops, records
+from converse import calls, loops, records
 from converse.broadcasting import group_name, layer, whisper
+from converse.choices import Status
 from converse.closing import settle_abandoned
 from converse.conf import settings
 from converse.events import Event, Here, Joining, Leaving, frame
@@ -34,6 +35,7 @@ QUIET = 10.0  # seconds without an event after which a process counts as idle
 GRACE = 0.2  # of a sweep's interval, for events on their way: without it a busy sweep has everybody read the table
 RETUNE = 5.0  # seconds between two looks for groups that the layer would not let us into
 REJOIN = 60.0  # seconds between two renewals of all groups: memberships end silently (channels#1371)
+AUDIT = 60.0  # seconds between two looks for calls of providers that nobody will ever end
 PATIENCE = 5.0  # seconds for the layer to add or discard a group
 PAUSE = 1.0  # seconds before the layer is listened to again after it failed
 PRESENCE = "Presence"
@@ -97,6 +99,7 @@ class Hub:
     async def join(self, reader: Reader) -> None:
         """Begin to listen for a reader: first listen, then look, so that nothing falls in between."""
         loops.settle()
+        self._active = monotonic()
         self.readers.setdefault(reader.uuid, set()).add(reader)
         if not self._tasks:
             self._tasks = [asyncio.create_task(work) for work in (self._listen(), self._sweep(), self._stay())]
@@ -189,9 +192,10 @@ class Hub:
 
     async def _sweep(self) -> None:
         """Compare every reader's head with the database's, so that even a lost last event is found."""
-        announced = monotonic()
+        announced = audited = monotonic()
+        busy = False  # whether anything is being written in what is followed
         while True:
-            idle = monotonic() - self._active > QUIET
+            idle = not busy and monotonic() - self._active > QUIET
             await asyncio.sleep(settings.CONVERSE_SWEEP_INTERVAL * (IDLE if idle else 1))
             try:
                 if monotonic() - announced > ANNOUNCE:
@@ -199,7 +203,11 @@ class Hub:
                     self._announce()
                 if await self._look(list(self.readers), settings.CONVERSE_SWEEP_INTERVAL * GRACE):
                     self._active = monotonic()
-                await self.query(_settle, [next(iter(readers)).conversation_id for readers in self.readers.values()])
+                followed = [next(iter(readers)).conversation_id for readers in self.readers.values()]
+                busy = await self.query(_settle, followed)
+                if monotonic() - audited > AUDIT:
+                    audited = monotonic()
+                    await self.query(calls.settle)
             except Exception as exc:  # whatever it was: without a sweeper readers could wait for ever
                 logger.warning("Heads could not be looked at: %r", exc)
 
@@ -278,10 +286,12 @@ def _heads(uuids: list[str]) -> dict[str, tuple[int, str]]:
     return {str(uuid): (head, epoch) for uuid, head, epoch in rows.values_list("uuid", "last_offset", "epoch")}
 
 
-def _settle(conversation_ids: list[int]) -> None:
-    """Whoever looks first closes what a dead writer left, and starts what waits behind it."""
+def _settle(conversation_ids: list[int]) -> bool:
+    """Close what a dead writer left, and start what waits behind it; say whether anything is being written."""
     settle_abandoned(conversation_ids)
     start_queued(conversation_ids)
+    being_written = records.Message.all_objects.using(database()).filter(status__in=(Status.PENDING, Status.STREAMING))
+    return bool(being_written.filter(conversation_id__in=conversation_ids).exists())
 
 
 _hubs = PerLoop(Hub)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -21,6 +21,15 @@ def database() -> str:
     return router.db_for_write(records.Conversation)
 
 
+def walk(follows: Mapping[int, int], leaf: int) -> list[int]:
+    """Give the offsets of the branch that ends at one, oldest first; ``follows`` has the offset before each."""
+    path = []
+    while leaf in follows:
+        path.append(leaf)
+        leaf = follows[leaf]
+    return path[::-1]
+
+
 class Log:
     """A locked conversation: who holds it decides what comes next."""
 
@@ -29,6 +38,7 @@ class Log:
         self.uuid = head.uuid
         self.epoch = head.epoch
         self.head = head.offset
+        self.leaf = head.leaf  # the offset of the message that the next one follows
         self.events: list[Event] = []
         self.signals: list[Callable[[], Any]] = []
 
@@ -36,6 +46,11 @@ class Log:
         """Take the next offset."""
         self.head += 1
         return self.head
+
+    def place(self) -> dict[str, int]:
+        """Take the next offset for a new message, and give the columns that say where in the conversation it is."""
+        follows, self.leaf = self.leaf, self.next()
+        return {"offset": self.leaf, "changed_offset": self.leaf, "follows": follows}
 
     def tell(self, event: Event, signal: Signal, sender: type[Any], **arguments: Any) -> None:
         """Publish an event, and send a signal, once what was written is committed."""
@@ -65,5 +80,7 @@ def writing(conversation_id: int) -> Iterator[Log]:
         before = log.head
         yield log
         if log.head > before:
-            conversations.advance({conversation_id: log.head}, timezone.now())
+            conversations.filter(pk=conversation_id).update(
+                last_offset=log.head, leaf_offset=log.leaf, last_activity_at=timezone.now()
+            )
         transaction.on_commit(log.announce, using=alias)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, repeat
 from json import dumps
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from django.db.models import Case, Q, When
@@ -29,8 +30,10 @@ from converse.events import (
     frame,
 )
 from converse.log import database
+from converse.parts import facts, stored
 
 if TYPE_CHECKING:
+    from converse.managers import MessageQuerySet
     from converse.models import Conversation, Message
 
 PAGE = 20_000  # chunk rows in one replay, which holds no more text than a window but for its last row
@@ -68,7 +71,7 @@ def _replay(conversation: Conversation, after: int, head: int) -> Replay:
         events += _message_events(uuid, message, texts.get(message.pk, []), after, head)
     if after < conversation.changed_offset <= head:
         told = ConversationDeleted if conversation.deleted_at else ConversationUpdated
-        events.append(told(conversation_id=uuid, offset=conversation.changed_offset, title=conversation.title))
+        events.append(conversation.event(told, offset=conversation.changed_offset))
     return Replay(
         conversation_id=uuid, epoch=conversation.epoch, offset=head, events=[frame(event) for event in events]
     )
@@ -86,7 +89,7 @@ def _changed(conversation_id: int, after: int, head: int) -> tuple[list[Message]
     messages = list(found.defer("content", "parts", "reply_to__content", "reply_to__parts").order_by("offset"))
     head = _fitting(messages, head)
     messages = [message for message in messages if message.offset <= head]
-    whole = [message.pk for message in messages if message.offset > after and _closed(message, head)]
+    whole = [message.pk for message in messages if message.offset > after and was_closed(message, head)]
     contents = {pk: rest for pk, *rest in stored.filter(pk__in=whole).values_list("pk", "content", "parts")}
     for message in messages:
         message.content, message.parts = contents.get(message.pk, ("", []))
@@ -103,40 +106,46 @@ def _fitting(messages: Iterable[Any], head: int) -> int:
     return head
 
 
-def _closed(message: Message, head: int) -> bool:
+def was_closed(message: Message, head: int) -> bool:
+    """Say whether a message was closed already when the head was read."""
     return message.closed_offset is not None and message.closed_offset <= head
 
 
 def _message_events(uuid: str, message: Message, texts: Sequence[Row], after: int, head: int) -> Iterable[Event]:
     """Tell what became of one message between two offsets."""
     if message.deleted_at:
-        offset = min(message.changed_offset, head)
-        yield MessageDeleted(conversation_id=uuid, message_id=str(message.uuid), offset=offset)
+        yield MessageDeleted(
+            conversation_id=uuid,
+            message_id=str(message.uuid),
+            offset=min(message.changed_offset, head),
+            place=message.offset,
+            follows=message.follows,
+        )
         return
-    closed = _closed(message, head)
+    closed = was_closed(message, head)
     if message.offset > after:
         if closed:
             yield message.event(MessageCreated, uuid, offset=message.offset)
             return
-        yield _as_open(message, uuid)
+        yield as_open(message, uuid)
     for row in texts:
-        yield _update(uuid, message, row)
+        yield update(uuid, message, row)
     if closed and message.closed_offset is not None and message.closed_offset > after:
         yield message.event(CLOSING[Status(message.status)], uuid, offset=message.closed_offset)
     elif after < message.changed_offset <= head and message.offset <= after:
         yield message.event(MessageUpdated, uuid)
 
 
-def _as_open(message: Message, uuid: str, **changes: Any) -> MessageCreated:
+def as_open(message: Message, uuid: str, **changes: Any) -> MessageCreated:
     """Tell of a message that was open at the head that was read, though it may have been closed since."""
     status = message.status if message.is_open else Status.STREAMING.value
     before_close: dict[str, Any] = {"finished_at": None, "error": None, "sequence": 0, "content": "", "parts": None}
     return message.event(MessageCreated, uuid, offset=message.offset, status=status, **{**before_close, **changes})
 
 
-def _update(uuid: str, message: Message, row: Row) -> StreamUpdate:
+def update(uuid: str, message: Message, row: Row) -> StreamUpdate:
+    """Tell of a chunk, or of several that are packed into one row."""
     _, sequence, offset, kind, part, text, metadata = row
-    facts = metadata if metadata and kind == ChunkKind.TOOL_CALL else {}
     return StreamUpdate(
         conversation_id=uuid,
         message_id=str(message.uuid),
@@ -146,8 +155,7 @@ def _update(uuid: str, message: Message, row: Row) -> StreamUpdate:
         kind=kind,
         part=part,
         attempt=message.attempt,
-        tool_call_id=facts.get("id"),
-        tool_name=facts.get("name"),
+        **facts(kind, metadata),
     )
 
 
@@ -195,11 +203,9 @@ def _packed(rows: Iterable[Row]) -> dict[int, list[Row]]:
 
 def _snapshot(conversation: Conversation, head: int) -> Snapshot:
     limit = settings.CONVERSE_SNAPSHOT_LIMIT
-    found = records.Message.all_objects.using(database()).filter(
-        conversation_id=conversation.pk, offset__lte=head, deleted_at__isnull=True
-    )
-    newest = list(found.select_related("reply_to").order_by("-offset")[: limit + 1])
-    messages = newest[:limit][::-1]
+    found = records.Message.all_objects.using(database()).filter(conversation_id=conversation.pk, offset__lte=head)
+    chosen = _chosen(found.filter(deleted_at__isnull=True).select_related("reply_to"), limit + 1)
+    messages = chosen[:limit]
     growing = [message for message in messages if message.closed_offset is None or message.closed_offset > head]
     chunks = records.MessageChunk.objects.using(database()).filter(
         message_id__in=[message.pk for message in growing], offset__lte=head
@@ -207,25 +213,55 @@ def _snapshot(conversation: Conversation, head: int) -> Snapshot:
     packed = _packed(chunks.order_by("offset").values_list(*COLUMNS)) if growing else {}
     uuid = str(conversation.uuid)
     states = [_state(uuid, message, packed.get(message.pk, []) if message in growing else None) for message in messages]
-    latest = _latest(states)
+    fitting = sorted(_fit(states), key=itemgetter("offset"))
+    leaf = conversation.leaf_offset
     return Snapshot(
         conversation_id=uuid,
         epoch=conversation.epoch,
         offset=head,
-        conversation={"title": conversation.title, "deleted": conversation.deleted_at is not None},
-        messages=latest,
-        truncated=len(newest) > len(latest),
+        conversation={"title": conversation.title, "deleted": conversation.deleted_at is not None, "leaf": leaf},
+        messages=fitting,
+        gone=_gone(found, fitting, leaf),
+        truncated=len(chosen) > len(fitting),
     )
 
 
-def _latest(states: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Give as many of the latest messages as fit into one snapshot, at least one."""
+def _chosen(visible: MessageQuerySet, count: int) -> list[Message]:
+    """Give the messages that matter most, and of those the newest first: what is shown goes before other versions."""
+    newest = list(visible.order_by("-offset")[:count])
+    if all(message.current for message in newest):
+        return newest
+    shown = list(visible.current().order_by("-offset")[:count])
+    known = {message.pk for message in shown}
+    return [*shown, *(message for message in newest if message.pk not in known)][:count]  # also those shown until now
+
+
+def _fit(states: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give as many messages as fit into one snapshot, the first ones, at least one."""
     size = 0
-    for number, state in enumerate(reversed(states)):
+    for number, state in enumerate(states):
         size += len(dumps(state, ensure_ascii=False).encode())
         if number and size > FRAME:
-            return states[-number:]
+            return states[:number]
     return states
+
+
+def _gone(found: MessageQuerySet, told: Sequence[Mapping[str, Any]], leaf: int) -> list[dict[str, int]]:
+    """Say what deleted messages followed, where the way from one told message to another leads over them."""
+    places = {state["offset"] for state in told}
+    since = min(places, default=0)
+    wanted = {place for place in (leaf, *(state["follows"] for state in told)) if place > since} - places
+    if not wanted:
+        return []
+    deleted = found.filter(deleted_at__isnull=False, offset__gt=since)
+    links = dict(deleted.values_list("offset", "follows"))
+    gone: dict[int, int] = {}
+    while wanted:
+        place = wanted.pop()
+        if place in links and place not in gone:
+            gone[place] = links[place]
+            wanted.add(links[place])
+    return [{"place": place, "follows": follows} for place, follows in sorted(gone.items())]
 
 
 def _state(uuid: str, message: Message, rows: Sequence[Row] | None) -> dict[str, Any]:
@@ -235,11 +271,9 @@ def _state(uuid: str, message: Message, rows: Sequence[Row] | None) -> dict[str,
     parts = [_part(row) for row in sorted(rows, key=lambda row: row[4])]
     text = "".join(part["text"] for part in parts if part["type"] == ChunkKind.TEXT)
     sequence = max((row[1] for row in rows), default=0)
-    return _as_open(message, uuid, content=text, sequence=sequence, parts=message.public_parts(parts)).wire()
+    return as_open(message, uuid, content=text, sequence=sequence, parts=message.public_parts(parts)).wire()
 
 
 def _part(row: Row) -> dict[str, Any]:
     _, _, _, kind, _, text, metadata = row
-    if kind == ChunkKind.TOOL_CALL:
-        return {**(metadata or {}), "type": kind, "arguments": text}
-    return {"type": kind, "text": text}
+    return stored(kind, text, metadata or {})

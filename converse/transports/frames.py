@@ -10,7 +10,19 @@ from typing import Any
 from django.core.exceptions import ObjectDoesNotExist
 
 from converse.drafts import checked
-from converse.exceptions import ConversationBusy, InvalidMessage, UnknownProvider
+from converse.exceptions import ConversationBusy, InvalidMessage, MessageClosed, UnknownProvider
+
+Frame = dict[str, Any]
+
+# A client's names for what our exceptions blame. What is not among them, it could not have done any better.
+FIELDS = {
+    **{name: name for name in ("content", "policy", "attachments", "message", "provider")},
+    "external_id": "clientId",
+    "call_id": "call",
+}
+
+BUSY = "Another reply is being written: wait for its end, or stop it."  # for people; the exception is for programmers
+LARGEST = 1_000_000  # bytes of a frame: Daphne sends nothing beyond a mebibyte
 
 
 class Refused(Exception):
@@ -52,15 +64,17 @@ def explain(exc: Exception) -> Refused | None:
         case ObjectDoesNotExist():
             return Refused("not_found", "There is no such conversation or message.")
         case ConversationBusy():
-            return Refused("busy", str(exc), "conversation")
+            return Refused("busy", BUSY, "conversation")
         case UnknownProvider():
             return Refused("invalid", "There is no such provider.", "provider")
-        case InvalidMessage():
-            return Refused("invalid", exc.reason, exc.field)
+        case MessageClosed():
+            return Refused("invalid", str(exc), "message")
+        case InvalidMessage() if (root := exc.field.partition("[")[0]) in FIELDS:
+            return Refused("invalid", exc.reason, FIELDS[root] + exc.field.removeprefix(root))
     return None
 
 
-def parse(text: str) -> dict[str, Any]:
+def parse(text: str) -> Frame:
     """Read a frame; raise Refused unless it is a JSON object."""
     try:
         frame = json.loads(text)
@@ -71,7 +85,7 @@ def parse(text: str) -> dict[str, Any]:
     return frame
 
 
-def text_of(frame: dict[str, Any], field: str, *, required: bool = True, limit: int | None = None) -> str:
+def text_of(frame: Frame, field: str, *, required: bool = True, limit: int | None = None) -> str:
     """Give a field that must be text; raise Refused otherwise."""
     value = frame.get(field)
     if value is None and not required:
@@ -86,14 +100,37 @@ def text_of(frame: dict[str, Any], field: str, *, required: bool = True, limit: 
         raise Refused("invalid", exc.reason, field) from exc
 
 
-def id_of(frame: dict[str, Any]) -> dict[str, Any]:
+def texts_of(frame: Frame, field: str) -> list[str]:
+    """Give a field that must be a list of texts, or is missing; raise Refused otherwise."""
+    value = frame.get(field)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise Refused("invalid", "must be a list of strings", field)
+    return [text_of({field: item}, field) for item in value]
+
+
+def pieces(text: str) -> list[str]:
+    """Give a frame as one that can be sent, or as several where it is too large."""
+    step = LARGEST // 4  # bytes a character at most, also of one that is escaped
+    if len(text) <= step or len(text.encode()) <= LARGEST:
+        return [text]
+    cut = [text[start : start + step] for start in range(0, len(text), step)]
+    last = len(cut) - 1
+    return [
+        json.dumps({"type": "piece", "text": piece, "more": number < last}, ensure_ascii=False)
+        for number, piece in enumerate(cut)
+    ]
+
+
+def id_of(frame: Frame) -> dict[str, Any]:
     """Give what an answer repeats of a frame: its ``id``, if it has one that every client can read again."""
     value = frame.get("id")
     known = isinstance(value, str | int) or (isinstance(value, float) and isfinite(value))
     return {"id": value} if known else {}
 
 
-def number_of(frame: dict[str, Any], field: str) -> int | None:
+def number_of(frame: Frame, field: str) -> int | None:
     """Give a field that must be a whole number, or None where it is missing; raise Refused otherwise."""
     value = frame.get(field)
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
