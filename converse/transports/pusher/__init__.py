@@ -1,0 +1,1 @@
+"""The Pusher Channels protocol, version 7: Laravel Echo and pusher-js connect unmodified."""
