@@ -1,25 +1,27 @@
-"""HTTP doors to the log, for clients that poll."""
+"""The door for clients that cannot keep a connection: they poll the log."""
 
 from __future__ import annotations
 
-from typing import Any
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
+from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_safe
 
 from converse.choices import Action
 from converse.events import frame
 from converse.models import Conversation
 from converse.permissions import find
 from converse.replays import read
+from converse.views.problems import problem
 
 DIGITS = 18  # of an offset; what is longer no database counts
 
 
-@require_GET
+@non_atomic_requests  # Django takes no asynchronous view otherwise, where ATOMIC_REQUESTS is set
+@require_safe
 @never_cache
 async def log(request: HttpRequest, uuid: UUID) -> JsonResponse:
     """Give what came after a cursor (``?after=17&epoch=…``) as a ``Replay``, or without one a ``Snapshot``.
@@ -38,9 +40,3 @@ async def log(request: HttpRequest, uuid: UUID) -> JsonResponse:
     if found is None:  # purged in this very moment
         return problem(404, "not_found", "There is no such conversation.")
     return JsonResponse(frame(found))
-
-
-def problem(status: int, code: str, reason: str, field: str = "") -> JsonResponse:
-    """Say what is wrong with a request, in the words of the websocket's errors."""
-    details: dict[str, Any] = {"code": code, "reason": reason, **({"field": field} if field else {})}
-    return JsonResponse(details, status=status)

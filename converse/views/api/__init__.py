@@ -1,0 +1,1 @@
+"""The JSON API: conversations, their messages, and who takes part, for clients that speak plain HTTP."""
