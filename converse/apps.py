@@ -11,10 +11,15 @@ class ConverseConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from converse import checks, messages, records, replies, signals  # noqa: F401 - the models must be there first
+        # The models must be there first.
+        from converse import attachments, checks, messages, records, replies, signals, titles  # noqa: F401
 
         post_delete.connect(
             messages.after_unshare, sender=records.ConversationParticipant, dispatch_uid="converse.after_unshare"
         )
+        post_delete.connect(
+            attachments.after_delete, sender=records.MessageAttachment, dispatch_uid="converse.after_delete"
+        )
         for closed in (signals.message_completed, signals.message_failed, signals.message_cancelled):
             closed.connect(replies.after_close, dispatch_uid="converse.after_close")
+        signals.message_completed.connect(titles.after_completion, dispatch_uid="converse.after_completion")

@@ -26,6 +26,32 @@ class AnotherWriter(ConverseError):
     """Somebody else appended to this message in the meantime; a message has one writer."""
 
 
+class Vetoed(ConverseError):
+    """A handler did not let something be stored; the message fails as ``content_blocked``.
+
+    ``public`` is the text that people may see; ``handler`` is the name of the one that raised this.
+    """
+
+    type = ErrorType.CONTENT_BLOCKED
+
+    def __init__(self, detail: str, *, public: str = "") -> None:
+        super().__init__(detail)
+        self.public = public or PUBLIC_TEXTS[self.type]
+        self.handler = ""
+
+
+class Stopped(ConverseError):
+    """A handler ended a reply: what came of it stays, and the message is cancelled.
+
+    Of the text that it was shown ``keep`` is stored, all of it where that is None; ``handler`` is its name.
+    """
+
+    def __init__(self, detail: str, *, keep: str | None = None) -> None:
+        super().__init__(detail)
+        self.keep = keep
+        self.handler = ""
+
+
 class JournalUnavailable(ConverseError):
     """The database refused an append too many times in a row."""
 
@@ -54,7 +80,7 @@ class ProviderError(ConverseError):
         request_id: str = "",
     ) -> None:
         super().__init__(detail)
-        self.type = type
+        self.type = ErrorType(type)
         self.retryable = retryable
         self.retry_after = retry_after
         self.request_id = request_id
@@ -78,5 +104,6 @@ PUBLIC_TEXTS = {
     ErrorType.CONTENT_BLOCKED: "The assistant declined to answer this.",
     ErrorType.TRUNCATED: "The reply broke off. Please try again.",
     ErrorType.INTERRUPTED: "The reply was interrupted. Please try again.",
+    ErrorType.INVALID_OUTPUT: "The assistant's answer did not have the form asked for. Please try again.",
     ErrorType.ERROR: "The reply failed. Please try again.",
 }

@@ -1,10 +1,11 @@
-"""The one question: may this user do this here?"""
+"""The one question: may this user do this here? And who is let in."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from django.contrib.auth import get_user_model
 from django.contrib.contenttypes.models import ContentType
 from django.db.models import Model
 from django.utils.module_loading import import_string
@@ -12,10 +13,11 @@ from django.utils.module_loading import import_string
 from converse import records
 from converse.choices import Action, ParticipantRole
 from converse.conf import settings
+from converse.exceptions import InvalidMessage
 from converse.log import database
 
 if TYPE_CHECKING:
-    from converse.models import Conversation
+    from converse.models import Conversation, ConversationParticipant
 
 RIGHTS = {
     ParticipantRole.OWNER: (Action.READ, Action.WRITE, Action.MANAGE),
@@ -58,3 +60,15 @@ def find(user: Any, uuid: UUID | str, action: Action) -> Conversation:
     if conversation is None or not may(user, action, conversation):
         raise missing
     return conversation
+
+
+def share(conversation: Conversation, user: Any, role: str) -> ConversationParticipant:
+    """Let a user in, or change what they may do."""
+    if not isinstance(user, get_user_model()) or user.pk is None:
+        raise InvalidMessage(f"must be a user who is stored, not {user!r}", field="user")
+    try:
+        given = ParticipantRole(role)
+    except ValueError as exc:
+        raise InvalidMessage(str(exc), field="role") from None
+    participant, _ = conversation.participants.update_or_create(user=user, defaults={"role": given})
+    return participant
