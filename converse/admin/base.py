@@ -51,9 +51,9 @@ class LogAdmin(ModelAdmin):
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
-    def has_operate_permission(self, request: HttpRequest) -> bool:
-        """Say whether the user may stop and restore: whoever has the model's ``change`` permission."""
-        return super().has_change_permission(request)
+    def has_operate_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Say whether the user may stop, restore and decide: whoever has the model's ``change`` permission."""
+        return super().has_change_permission(request, obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return super().has_delete_permission(request, obj) and (obj is None or obj.deleted_at is None)

@@ -13,14 +13,15 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
+from converse.accounting import ExactSum
 from converse.admin import transcripts
 from converse.admin.base import LogAdmin
 from converse.admin.filters import Deleted, OpenMessages, OwnerType
-from converse.admin.shown import badge, moment, number, owner_name, tokens
+from converse.admin.shown import badge, dollars, moment, number, owner_name, tokens
 from converse.choices import OPEN
 from converse.drafts import jsonable
 from converse.exceptions import InvalidMessage
-from converse.models import Conversation, ConversationParticipant, Message
+from converse.models import Conversation, ConversationParticipant, Message, ProviderCall
 
 if TYPE_CHECKING:
     TabularInline = admin.TabularInline[ConversationParticipant, Conversation]
@@ -77,22 +78,23 @@ class ConversationAdmin(LogAdmin):
     uuid_fields = ("uuid", "owner_id")
     search_fields = ("title", "=owner_id")
     search_help_text = _("A title, a whole UUID, or an owner's id")
-    list_display = ("name", "transcript", "owner_name", "message_count", "tokens", "last_activity")
+    list_display = ("name", "transcript", "owner_name", "message_count", "tokens", "cost", "last_activity")
     list_filter = ("last_activity_at", "created_at", OpenMessages, OwnerType, Deleted)
     list_select_related = ("owner_type",)
     fieldsets = (
         (None, {"fields": ("title", "uuid", "owner_name")}),
         (_("What replies are told, and what you keep"), {"fields": ("context", "metadata")}),
-        (_("Figures"), {"fields": ("message_count", "tokens")}),
+        (_("Figures"), {"fields": ("message_count", "tokens", "cost")}),
         (_("Times"), {"fields": ("created_at", "updated_at", "last_activity_at", "deleted_at")}),
         (_("Log"), {"fields": ("last_offset", "epoch"), "classes": ("collapse",)}),
     )
     readonly_fields = (
-        *("uuid", "owner_name", "message_count", "tokens", "last_offset", "epoch"),
+        *("uuid", "owner_name", "message_count", "tokens", "cost", "last_offset", "epoch"),
         *("created_at", "updated_at", "last_activity_at", "deleted_at"),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Conversation]:
+        calls = ProviderCall.objects.filter(conversation=OuterRef("pk")).order_by().values("conversation")
         cached = Coalesce("cached_input_tokens", 0) + Coalesce("cache_write_tokens", 0)
         rows: QuerySet[Conversation] = super().get_queryset(request)
         return rows.annotate(
@@ -100,6 +102,7 @@ class ConversationAdmin(LogAdmin):
             open_count=Coalesce(of_messages(Count("pk"), status__in=OPEN), 0),
             tokens_in=of_messages(Sum(F("input_tokens") + cached)),
             tokens_out=of_messages(Sum("output_tokens")),
+            spent=Subquery(calls.annotate(result=ExactSum("cost")).values("result")),
         )
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
@@ -142,6 +145,12 @@ class ConversationAdmin(LogAdmin):
     @admin.display(description=_("tokens"), ordering="tokens_out")
     def tokens(self, conversation: Any) -> str:
         return tokens(conversation.tokens_in, conversation.tokens_out)
+
+    @admin.display(description=_("cost"), ordering="spent")
+    def cost(self, conversation: Any) -> SafeString:
+        address = reverse("admin:converse_providercall_changelist", current_app=self.admin_site.name)
+        cost = dollars(conversation.spent)
+        return format_html('<a href="{}?conversation__id__exact={}">{}</a>', address, conversation.pk, cost)
 
     @admin.display(description=_("last activity"), ordering="last_activity_at")
     def last_activity(self, conversation: Conversation) -> str:

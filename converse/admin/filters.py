@@ -10,6 +10,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
+from converse.choices import Status
 from converse.models import Conversation, Message
 
 
@@ -50,11 +51,14 @@ class OpenMessages(admin.SimpleListFilter):
     parameter_name = "open"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("yes", _("Yes")), ("no", _("No"))]
+        return [("yes", _("Yes")), ("waiting", _("Waiting for approval")), ("no", _("No"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        is_open = Exists(Message.all_objects.open().filter(conversation=OuterRef("pk"), deleted_at__isnull=True))
+        messages = Message.all_objects.open().filter(conversation=OuterRef("pk"), deleted_at__isnull=True)
+        is_open = Exists(messages)
         match self.value():
+            case "waiting":
+                return queryset.filter(Exists(messages.filter(status=Status.WAITING)))
             case "yes":
                 return queryset.filter(is_open)
             case "no":

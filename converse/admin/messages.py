@@ -1,25 +1,35 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.db.models.functions import Left
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
+from django.urls import URLPattern, path
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
-from converse.admin import transcripts
+from converse.admin import decisions, transcripts
 from converse.admin.base import LogAdmin
+from converse.admin.calls import CallInline
 from converse.admin.filters import DeletedMessage
-from converse.admin.shown import NOTHING, duration, moment, parts_of, pretty, status_badge, timeline_of, tokens_of
+from converse.admin.parts import DOWNLOAD, parts_of, undecided
+from converse.admin.shown import NOTHING, duration, moment, preformatted, pretty, status_badge, timeline_of, tokens_of
+from converse.admin.versions import versions_of
+from converse.choices import Role
+from converse.downloads import download
 from converse.models import Message
 
 EXCERPT = 80  # characters of a message in the list
-LONG = ("content", "parts", "metadata", "options", "usage", "error_detail")
+LONG = ("content", "parts", "metadata", "options", "plan", "structured", "usage", "error_detail")
 INPUT = ("input_tokens", "cached_input_tokens", "cache_write_tokens")
 ENDS = (("finished_at", "lease_expires_at"), "deleted_at")
 
@@ -34,6 +44,7 @@ class MessageChangeList(ChangeList):
 
 @admin.register(Message)
 class MessageAdmin(LogAdmin):
+    inlines = (CallInline,)
     change_form_template = "converse/admin/message.html"
     uuid_fields = ("uuid", "conversation__uuid")
     search_fields = ("content", "=external_id")
@@ -44,12 +55,13 @@ class MessageAdmin(LogAdmin):
     ordering = ("-pk",)
     fieldsets = (
         (None, {"fields": ("uuid", "conversation_link", ("role", "state"), "reply_to", ("attempt", "external_id"))}),
-        (_("Content"), {"fields": ("shown",)}),
+        (_("Content"), {"fields": ("shown", "pretty_structured")}),
         (_("Error"), {"fields": ("error_type", "error_message", "detail")}),
-        (_("Provider"), {"fields": (("provider", "model", "finish_reason"), "pretty_options")}),
+        (_("Provider"), {"fields": (("provider", "model", "finish_reason"), "pretty_options", "pretty_plan")}),
         (_("Tokens"), {"fields": (INPUT, ("output_tokens", "reasoning_tokens"), "pretty_usage")}),
         (_("Times"), {"fields": (("created_at", "started_at"), ("first_chunk_after", "took"), *ENDS)}),
-        (_("Log"), {"fields": (("offset", "changed_offset"), ("closed_offset", "last_sequence"), "pretty_metadata")}),
+        (_("Branch"), {"fields": (("offset", "follows"), ("current", "pinned"), "versions")}),
+        (_("Log"), {"fields": (("changed_offset", "closed_offset", "last_sequence"), "pretty_metadata")}),
     )
 
     def has_change_permission(self, request: HttpRequest, obj: Message | None = None) -> bool:
@@ -59,15 +71,58 @@ class MessageAdmin(LogAdmin):
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return MessageChangeList
 
+    def get_inlines(self, request: HttpRequest, obj: Message | None) -> Any:
+        """Speak of calls only where a provider may have been asked."""
+        return self.inlines if obj and obj.role == Role.ASSISTANT else ()
+
     def get_fieldsets(self, request: HttpRequest, obj: Message | None = None) -> Any:
         """Speak of an error only where there is one."""
         failed = obj is not None and obj.is_failed
         return [fieldset for fieldset in self.fieldsets if failed or "error_type" not in fieldset[1]["fields"]]
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> HttpResponse:
-        return super().render_change_form(
-            request, {**context, "timeline": timeline_of(context["original"])}, *args, **kwargs
-        )
+        message = context["original"]
+        may_decide = self.has_operate_permission(request, message)
+        more = {
+            "timeline": timeline_of(message),
+            "undecided": undecided(self._parts(message)) if may_decide else [],
+            "decide": decisions.address(self.admin_site, message),
+        }
+        return super().render_change_form(request, {**context, **more}, *args, **kwargs)
+
+    def _parts(self, message: Any) -> list[dict[str, Any]]:
+        """Give a message's parts, put together once for a page."""
+        if not hasattr(message, "shown_parts"):
+            message.shown_parts = parts_of(self.admin_site, [message])[message.pk]
+        parts: list[dict[str, Any]] = message.shown_parts
+        return parts
+
+    # More pages.
+
+    def get_urls(self) -> list[URLPattern]:
+        decide, attachment = self.admin_site.admin_view(self.decide), self.admin_site.admin_view(self.attachment)
+        return [
+            path("<path:object_id>/decide/", decide, name=decisions.NAME),
+            path("<path:object_id>/attachments/<uuid:uuid>/", attachment, name=DOWNLOAD),
+            *super().get_urls(),
+        ]
+
+    def decide(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Approve or deny a call of a tool that the message waits with."""
+        return decisions.view(self, request, object_id)
+
+    def attachment(self, request: HttpRequest, object_id: str, uuid: UUID) -> HttpResponseBase:
+        """Give a file of the message to be saved."""
+        message = self.get_object(request, unquote(object_id))
+        if not self.has_view_permission(request, message):
+            raise PermissionDenied
+        found = message.attachments.filter(uuid=uuid).first() if message else None
+        if found is None:
+            raise Http404
+        try:
+            return download(request, found)
+        except FileNotFoundError:
+            raise Http404 from None
 
     # Columns.
 
@@ -104,7 +159,20 @@ class MessageAdmin(LogAdmin):
 
     @admin.display(description=_("text"))
     def shown(self, message: Message) -> str:
-        return render_to_string("converse/admin/parts.html", {"parts": parts_of(message)})
+        return render_to_string("converse/admin/parts.html", {"parts": self._parts(message)})
+
+    @admin.display(description=_("structured answer"))
+    def pretty_structured(self, message: Message) -> str:
+        return preformatted("" if message.structured is None else pretty(message.structured))
+
+    @admin.display(description=_("versions"))
+    def versions(self, message: Message) -> str:
+        version = versions_of([message]).get(message.pk)
+        return _("%(number)d of %(of)d") % version._asdict() if version else NOTHING
+
+    @admin.display(description=_("asked to"))
+    def pretty_plan(self, message: Message) -> str:
+        return preformatted(pretty(message.plan or ""))
 
     @admin.display(description=_("first chunk after"))
     def first_chunk_after(self, message: Message) -> str:
@@ -125,7 +193,3 @@ class MessageAdmin(LogAdmin):
     @admin.display(description=_("metadata"))
     def pretty_metadata(self, message: Message) -> str:
         return preformatted(pretty(message.metadata or ""))
-
-
-def preformatted(text: str) -> str:
-    return format_html('<pre class="converse-text">{}</pre>', text) if text else NOTHING

@@ -1,9 +1,10 @@
-"""Records as people read them: badges, figures and times, and a message's parts."""
+"""Records as people read them: badges, figures and times."""
 
 from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from django.utils.formats import date_format, number_format
@@ -12,10 +13,7 @@ from django.utils.safestring import SafeString
 from django.utils.timezone import is_aware, localtime
 from django.utils.translation import gettext as _
 
-from converse.choices import ChunkKind
-from converse.closing import assemble
-from converse.log import database
-from converse.models import Conversation, Message
+from converse.models import Conversation, Message, ProviderCall
 
 NOTHING = "-"
 TIMELINE = 200  # chunks shown from the beginning, and as many from the end
@@ -34,12 +32,21 @@ def status_badge(message: Message) -> SafeString:
     return deleted if message.is_completed else format_html("{} {}", state, deleted)
 
 
+def preformatted(text: str) -> str:
+    return format_html('<pre class="converse-text">{}</pre>', text) if text else NOTHING
+
+
 def moment(time: datetime) -> str:
     return date_format(localtime(time) if is_aware(time) else time, "SHORT_DATETIME_FORMAT")
 
 
 def number(value: int | None) -> str:
     return NOTHING if value is None else number_format(value, use_l10n=True, force_grouping=True)
+
+
+def dollars(value: Decimal | None) -> str:
+    """Give a cost; one that is not known is not 0."""
+    return NOTHING if value is None else f"${number_format(value, decimal_pos=6, use_l10n=True, force_grouping=True)}"
 
 
 def tokens(going_in: int | None, coming_out: int | None) -> str:
@@ -49,7 +56,7 @@ def tokens(going_in: int | None, coming_out: int | None) -> str:
     return _("%(in)s in, %(out)s out") % {"in": number(going_in), "out": number(coming_out)}
 
 
-def tokens_of(message: Message) -> str:
+def tokens_of(message: Message | ProviderCall) -> str:
     """Give a message's tokens; those read from and written to a cache went in as well."""
     counted = (message.input_tokens, message.cached_input_tokens, message.cache_write_tokens)
     known = [count for count in counted if count is not None]
@@ -63,7 +70,7 @@ def duration(since: datetime | None, until: datetime | None) -> str:
     return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
 
 
-def owner_name(conversation: Conversation) -> str:
+def owner_name(conversation: Conversation | ProviderCall) -> str:
     """Name the owner, also where its row, or even its model, is gone."""
     kind = conversation.owner_type
     if kind is None:
@@ -83,23 +90,6 @@ def pretty(value: Any) -> str:
     except ValueError:
         return str(value)
     return json.dumps(found, indent=2, ensure_ascii=False)
-
-
-def parts_of(message: Message) -> list[dict[str, Any]]:
-    """Give a message's parts for ``parts.html``; those of an open one are put together from its chunks."""
-    if message.is_open:
-        assemble(message, database())
-    whole = [{"type": ChunkKind.TEXT, "text": message.content}] if message.content else []
-    return [_part(part) for part in message.parts or whole]
-
-
-def _part(part: dict[str, Any]) -> dict[str, Any]:
-    match part["type"]:
-        case ChunkKind.TEXT | ChunkKind.REASONING | ChunkKind.REFUSAL:
-            return part
-        case ChunkKind.TOOL_CALL:
-            return {**part, "arguments": pretty(part.get("arguments", ""))}
-    return {"type": part["type"], "rest": pretty({key: value for key, value in part.items() if key != "type"})}
 
 
 def facts_of(message: Message) -> list[tuple[str, str]]:

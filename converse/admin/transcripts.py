@@ -15,7 +15,9 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from converse.admin.base import LogAdmin
-from converse.admin.shown import facts_of, number, owner_name, parts_of, status_badge, tokens
+from converse.admin.parts import parts_of, undecided
+from converse.admin.shown import facts_of, number, owner_name, pretty, status_badge, tokens
+from converse.admin.versions import Version, versions_of
 from converse.models import Conversation, Message
 
 NAME = "converse_conversation_transcript"
@@ -40,7 +42,7 @@ def view(admin: LogAdmin, request: HttpRequest, object_id: str) -> HttpResponse:
         raise PermissionDenied
     if conversation is None:
         raise Http404
-    may_operate = admin.has_operate_permission(request)
+    may_operate = admin.has_operate_permission(request, conversation)
     if request.method == "POST":
         if not may_operate:
             raise PermissionDenied
@@ -61,7 +63,7 @@ def view(admin: LogAdmin, request: HttpRequest, object_id: str) -> HttpResponse:
         "messages_in_it": number(conversation.message_count),
         "tokens": tokens(conversation.tokens_in, conversation.tokens_out),
         "page": (page := _page(request, conversation)),
-        "turns": [turn(message) for message in page],
+        "turns": _turns(admin.admin_site, request, list(page)),
     }
     return TemplateResponse(request, "converse/admin/transcript.html", context)
 
@@ -76,10 +78,25 @@ def _page(request: HttpRequest, conversation: Conversation) -> Page[Message]:
     return pages.get_page(wanted)
 
 
-def turn(message: Message) -> dict[str, Any]:
+def _turns(site: AdminSite, request: HttpRequest, messages: list[Message]) -> list[dict[str, Any]]:
+    parts, versions = parts_of(site, messages), versions_of(messages)
+    decider: Any = site.get_model_admin(Message)
+    return [
+        {
+            **_turn(message, parts[message.pk], versions.get(message.pk)),
+            "may_decide": decider.has_operate_permission(request, message),
+        }
+        for message in messages
+    ]
+
+
+def _turn(message: Message, parts: list[dict[str, Any]], version: Version | None) -> dict[str, Any]:
     return {
         "message": message,
-        "parts": parts_of(message),
+        "parts": parts,
+        "undecided": undecided(parts),
+        "structured": "" if message.structured is None else pretty(message.structured),
         "badges": "" if message.is_completed and not message.deleted_at else status_badge(message),
+        "version": version,
         "facts": facts_of(message),
     }
