@@ -21,8 +21,9 @@ const PATIENCE = 8_000; // for the answer, and for a socket to open
 const ACK_BYTES = 32_000;
 const ACK_INTERVAL = 1_000;
 const TYPING_INTERVAL = 2_000;
+const WAKE_INTERVAL = 1_000; // a network that comes and goes is not to have us knock each time
 
-const TOO_LARGE = 1009;
+const TOO_LARGE = [1009, 4413]; // the first is a server's own
 const SLOW_DOWN = [1013, 4429];
 const REFUSED = [4401, 4403];
 
@@ -63,30 +64,68 @@ class Emitter extends EventTarget {
 }
 
 /**
- * One part of a message: `text`, or for a tool call `id`, `name` and `arguments`.
- * @typedef {{type: string, text?: string, id?: string, name?: string, arguments?: string}} Part
+ * One part of a message, in the order in which it was streamed. `text`, `reasoning` and `refusal` have `text`;
+ * `tool_call` has `id`, `name` and `arguments`; `approval` has `id`, `name`, a `text` of `approved` or `denied`, and a
+ * `reason`; `tool_result` has `id`, `name`, `output` and, if so, `isError`; `source` has `url`, `title` and `text`; `file` has `attachment`, `name`, `mimeType` and `size`.
+ * @typedef {{type: string, text?: string, id?: string, name?: string, arguments?: string, output?: string}} Part
  */
+
+/**
+ * A call of a tool, and what became of it. `state` is `writing` (its arguments are), `waiting` (for a person's
+ * decision), `approved` (but others still wait), `denied`, `running`, `done`, `failed` or `stopped`.
+ * @typedef {{id: string, name: string, arguments: string, state: string, decision?: string, reason?: string, output?: string}} Call
+ */
+
+/** Where the text of a part grows. */
+const GROWS = { tool_call: "arguments", tool_result: "output" };
 
 /** A message as far as it is known. Beside its own fields it has those of the message events. */
 export class Message {
   /** @type {Part[]} */
   parts = [];
   attempt = 1;
+  follows = 0;
   status = "pending";
   #held = 0; // the last chunk that a whole content had in it
 
-  /** @param {string} id */
-  constructor(id) {
+  /**
+   * @param {string} id
+   * @param {number} offset its place in the log
+   */
+  constructor(id, offset) {
     this.id = id;
+    this.offset = offset;
   }
 
-  /** What the message says; reasoning, refusals and tool calls are in `parts`. */
+  /** What the message says; reasoning, refusals, calls of tools and the like are in `parts`. */
   get text() {
     return this.parts.reduce((text, part) => (part.type === "text" ? text + part.text : text), "");
   }
 
+  /** The calls of tools. @returns {Call[]} in order */
+  get calls() {
+    const calls = [];
+    for (const part of this.parts) {
+      if (part?.type === "tool_call") calls.push({ ...part });
+      const call = calls.find(({ id, output }) => id === part?.id && output === undefined);
+      if (part?.type === "approval") Object.assign(call ?? {}, { decision: part.text, reason: part.reason });
+      else if (part?.type === "tool_result") Object.assign(call ?? {}, { output: part.output, isError: part.isError });
+    }
+    for (const call of calls) call.state = this.#stateOf(call);
+    return calls;
+  }
+
+  #stateOf({ arguments: given, decision, output, isError }) {
+    if (decision === "denied") return "denied";
+    if (output !== undefined) return isError ? "failed" : "done";
+    if (!this.isOpen) return "stopped";
+    if (this.status === "waiting") return decision ?? "waiting";
+    if (decision) return "running";
+    return !given || isJson(given) ? "running" : "writing";
+  }
+
   get isOpen() {
-    return this.status === "pending" || this.status === "streaming";
+    return ["pending", "streaming", "waiting"].includes(this.status);
   }
 
   /** @internal Take over the fields of a message event. */
@@ -99,14 +138,14 @@ export class Message {
   }
 
   /** @internal Take over a StreamUpdate. */
-  append({ chunk, sequence, kind, part: number, attempt, toolCallId: id, toolName: name }) {
+  append({ chunk, sequence, kind, part: number, attempt, toolCallId: id, toolName: name, data }) {
     this.#reach(attempt);
     if (attempt < this.attempt || sequence <= this.#held) return;
-    this.status = "streaming";
-    const grows = kind === "tool_call" ? "arguments" : "text";
+    if (this.status === "pending") this.status = "streaming";
+    const grows = GROWS[kind] ?? "text";
     const part = (this.parts[number] ??= { type: kind, [grows]: "" });
     part[grows] += chunk;
-    if (id) Object.assign(part, { id, name });
+    Object.assign(part, id && { id }, name && { name }, data);
   }
 
   /** A new attempt starts from nothing. */
@@ -122,12 +161,16 @@ export class Message {
  * One conversation as this reader knows it: `messages` in order, `title`, and the cursor (`offset`, `epoch`).
  *
  * Announces each event of the server by its name, after applying it. `Snapshot` means: all is new, render `messages`
- * again. Besides: `refused` when the subscription failed for good, `unsubscribed` when the right to read was withdrawn,
+ * again. `branch` means: other messages are shown now than those of before and a new one at their end. Besides: `refused` when the subscription failed for good, `unsubscribed` when the right to read was withdrawn,
  * both with `{code, reason}`.
  */
 export class Conversation extends Emitter {
   #converse;
-  #messages = new Map();
+  #messages = new Map(); // id -> message, on whatever branch
+  #places = new Map(); // offset -> message
+  #gone = new Map(); // offset of a deleted message -> what it followed
+  #leaf = 0; // offset of the last message that is shown
+  #path = null; // the messages that are shown; null when they must be looked for anew
   #presence;
   #synced = false;
   #gap = null; // the cursor at the last gap
@@ -149,20 +192,30 @@ export class Conversation extends Emitter {
     this.#presence = presence;
   }
 
-  /** @returns {Message[]} oldest first */
+  /** The messages of the branch that is shown. @returns {Message[]} oldest first */
   get messages() {
-    return [...this.#messages.values()];
+    this.#path ??= this.#walk();
+    return [...this.#path];
   }
 
-  /** @returns {Message | undefined} */
+  /** @returns {Message | undefined} on whatever branch */
   message(id) {
     return this.#messages.get(id);
   }
 
   /**
+   * The versions of a message: those that follow the same one, itself among them.
+   * @param {Message} message
+   * @returns {Message[]} oldest first
+   */
+  versions({ role, follows }) {
+    return [...this.#messages.values()].filter((other) => other.role === role && other.follows === follows);
+  }
+
+  /**
    * Say something and have it answered. Stored once, however often the connection breaks meanwhile.
    * @param {string} content
-   * @param {{clientId?: string, provider?: string, policy?: string}} [options]
+   * @param {{clientId?: string, provider?: string, policy?: string, attachments?: string[]}} [options]
    * @returns {Promise<{message: string, reply: string}>} the uuids of the turn and its reply
    */
   send(content, { clientId = newId(), ...options } = {}) {
@@ -170,7 +223,47 @@ export class Conversation extends Emitter {
   }
 
   /**
-   * Stop a reply, keeping its text so far.
+   * Say something else in place of a turn, on a branch of its own, and have that answered.
+   * @param {string} messageId
+   * @param {string} content
+   * @param {{clientId?: string, provider?: string, policy?: string, attachments?: string[]}} [options] without
+   *   `attachments` it keeps those it had
+   * @returns {Promise<{message: string, reply: string}>}
+   */
+  edit(messageId, content, { clientId = newId(), ...options } = {}) {
+    return this.#converse.command({ type: "edit", message: messageId, content, clientId, ...options });
+  }
+
+  /**
+   * Have the turn that a reply answered answered again, on a branch of its own.
+   * @param {string} messageId
+   * @param {{clientId?: string, provider?: string, policy?: string}} [options]
+   * @returns {Promise<{message: string, reply: string}>}
+   */
+  retry(messageId, { clientId = newId(), ...options } = {}) {
+    return this.#converse.command({ type: "retry", message: messageId, clientId, ...options });
+  }
+
+  /** Show the branch of a message, here and to all others. @returns {Promise<{message: string, leaf: number}>} */
+  switch(messageId) {
+    return this.#converse.command({ type: "switch", message: messageId });
+  }
+
+  /**
+   * Let a reply make a call of a tool that it waits with. Every reader is told the reason.
+   * @returns {Promise<{message: string, call: string, decision: string}>}
+   */
+  approve(messageId, callId, reason = "") {
+    return this.#converse.command({ type: "approve", message: messageId, call: callId, reason });
+  }
+
+  /** Have a reply go on without a call that it waits with. The model is told the reason too. See approve(). */
+  deny(messageId, callId, reason = "") {
+    return this.#converse.command({ type: "deny", message: messageId, call: callId, reason });
+  }
+
+  /**
+   * Stop a reply, keeping what came of it so far.
    * @returns {Promise<{message: string, status: string}>}
    */
   stop(messageId) {
@@ -227,8 +320,11 @@ export class Conversation extends Emitter {
 
   #restore(data) {
     this.#messages.clear();
+    this.#places.clear();
+    this.#gone = new Map(data.gone?.map(({ place, follows }) => [place, follows]));
     for (const message of data.messages) this.#apply("MessageCreated", message);
     this.title = data.conversation.title;
+    this.#show(data.conversation.leaf);
     this.truncated = Boolean(data.truncated);
     this.#reach(data);
     this.announce("Snapshot", data);
@@ -236,18 +332,15 @@ export class Conversation extends Emitter {
 
   #replay(data) {
     for (const { event, data: inner } of data.events) {
-      if (inner.offset <= this.offset) continue;
-      this.#apply(event, inner);
-      this.announce(event, inner);
+      if (inner.offset > this.offset) this.#take(event, inner);
     }
     if (data.offset > this.offset) this.#reach(data);
     this.announce("Replay", data);
   }
 
   #next(event, data) {
-    this.#apply(event, data);
     this.#reach(data);
-    this.announce(event, data);
+    this.#take(event, data);
   }
 
   #reach({ offset, epoch = this.epoch }) {
@@ -255,14 +348,59 @@ export class Conversation extends Emitter {
     this.epoch = epoch;
   }
 
+  #take(event, data) {
+    const before = this.#leaf;
+    this.#apply(event, data);
+    this.announce(event, data);
+    if (this.#leaf === before || data.follows === before) return;
+    if (this.truncated) this.follow({ afresh: true }); // more of this branch than of the former one may be unknown
+    this.announce("branch", data);
+  }
+
   #apply(event, data) {
-    const { messageId: id } = data;
-    if (event === "MessageCreated" && !this.#messages.has(id)) this.#messages.set(id, new Message(id));
+    const { messageId: id, offset } = data;
+    if (event === "MessageCreated" && !this.#messages.has(id)) {
+      const message = new Message(id, offset);
+      this.#messages.set(id, message);
+      this.#places.set(offset, message);
+      this.#show(offset);
+    }
     // A message we do not have is older than what the snapshot showed.
     if (event === "StreamUpdate") this.#messages.get(id)?.append(data);
-    else if (event === "MessageDeleted") this.#messages.delete(id);
+    else if (event === "MessageDeleted") this.#remove(data);
     else if (id) this.#messages.get(id)?.update(data);
-    else this.title = data.title;
+    else {
+      this.title = data.title;
+      this.#turn(data);
+    }
+  }
+
+  #remove({ messageId, place, follows }) {
+    this.#messages.delete(messageId);
+    this.#places.delete(place);
+    this.#gone.set(place, follows);
+    this.#path = null;
+  }
+
+  /** The conversation shows this branch now. One not known yet is yet to come, or older than what the snapshot showed. */
+  #turn({ leaf, offset }) {
+    if (!leaf || this.#places.has(leaf) || this.#gone.has(leaf)) this.#show(leaf);
+    else if (leaf < offset) this.follow({ afresh: true });
+  }
+
+  #show(leaf) {
+    this.#leaf = leaf;
+    this.#path = null;
+  }
+
+  #walk() {
+    const path = [];
+    for (let place = this.#leaf; place; ) {
+      const message = this.#places.get(place);
+      if (message) path.push(message);
+      place = message ? message.follows : this.#gone.get(place);
+    }
+    return path.reverse();
   }
 
   /** Something is missing: read on from the cursor, or, if that did not help before, from nothing. */
@@ -303,7 +441,11 @@ export class Converse extends Emitter {
   #timer = null; // to try again while there is no socket, to look after it while there is one
   #heardAt = 0;
   #pingedAt = null;
+  #pieces = ""; // of a frame too large for one
+  #wokenAt = -WAKE_INTERVAL;
+  #isSlowed = false; // the server asked for time
   #wake = () => this.#lookAlive();
+  #doubt = () => this.#askAlive();
 
   state = "closed";
 
@@ -326,6 +468,7 @@ export class Converse extends Emitter {
   connect() {
     if (this.#socket || this.state === "waiting") return;
     globalThis.addEventListener?.("online", this.#wake);
+    globalThis.addEventListener?.("offline", this.#doubt);
     globalThis.document?.addEventListener("visibilitychange", this.#wake);
     this.#open();
   }
@@ -410,6 +553,7 @@ export class Converse extends Emitter {
     this.#heardAt = this.clock.now();
     this.#retries = 0;
     const frame = JSON.parse(text);
+    if (frame.type === "piece") return this.#join(frame);
     if (frame.event) return this.#conversations.get(frame.data.conversationId)?.receive(frame, text.length);
     const asked = this.#pending.get(frame.id);
     this.#pending.delete(frame.id);
@@ -419,14 +563,21 @@ export class Converse extends Emitter {
     }
   }
 
+  #join({ text, more }) {
+    const whole = this.#pieces + text;
+    this.#pieces = more ? whole : "";
+    if (!more) this.#receive(whole);
+  }
+
   #lost(code, reason) {
     this.#letGo();
-    if (code === TOO_LARGE) this.#giveUpLargest();
+    if (TOO_LARGE.includes(code)) this.#giveUpLargest();
     if (REFUSED.includes(code)) {
       this.#end("refused", REFUSAL);
       return this.announce("refused", { code, reason });
     }
-    if (SLOW_DOWN.includes(code)) this.#retries = Math.max(this.#retries, 4);
+    this.#isSlowed = SLOW_DOWN.includes(code);
+    if (this.#isSlowed) this.#retries = Math.max(this.#retries, 4);
     this.#setTimer(() => this.#open(), this.#pause(++this.#retries));
     this.#setState("waiting");
   }
@@ -445,6 +596,7 @@ export class Converse extends Emitter {
     const socket = this.#socket;
     this.#socket = null;
     this.#pingedAt = null;
+    this.#pieces = "";
     if (!socket) return;
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close(code);
@@ -452,6 +604,7 @@ export class Converse extends Emitter {
 
   #end(state, error) {
     globalThis.removeEventListener?.("online", this.#wake);
+    globalThis.removeEventListener?.("offline", this.#doubt);
     globalThis.document?.removeEventListener("visibilitychange", this.#wake);
     const unanswered = [...this.#pending.values()];
     this.#pending.clear();
@@ -486,8 +639,14 @@ export class Converse extends Emitter {
   /** The network is back, or the page is looked at again. */
   #lookAlive() {
     if (globalThis.document?.visibilityState === "hidden") return;
-    if (this.state === "waiting") this.#open();
-    else if (this.state === "open" && this.#pingedAt === null) this.#ping();
+    const now = this.clock.now();
+    if (this.state !== "waiting" || this.#isSlowed || now - this.#wokenAt < WAKE_INTERVAL) return this.#askAlive();
+    this.#wokenAt = now;
+    this.#open();
+  }
+
+  #askAlive() {
+    if (this.state === "open" && this.#pingedAt === null) this.#ping();
   }
 
   #setState(state) {
@@ -510,6 +669,15 @@ const realClock = {
   setTimeout: (callback, delay) => globalThis.setTimeout(callback, delay),
   clearTimeout: (timer) => globalThis.clearTimeout(timer),
 };
+
+function isJson(text) {
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
 
 /** A new client id. crypto.randomUUID would do, but exists in secure contexts only. */
 export function newId() {
