@@ -53,6 +53,7 @@ ROOT_URLCONF = "example_project.urls"
 ASGI_APPLICATION = "example_project.asgi.application"
 WSGI_APPLICATION = "example_project.wsgi.application"
 STATIC_URL = "static/"
+MEDIA_ROOT = DATA_DIR / "media"
 LOGIN_URL = "sign-in"
 LOGIN_REDIRECT_URL = "chat:home"
 TIME_ZONE = "UTC"
@@ -101,6 +102,11 @@ CONVERSE_PROVIDERS: dict[str, dict[str, Any]] = {
         "BACKEND": "converse.providers.anthropic.AnthropicProvider",
         "OPTIONS": {"model": os.environ.get("ANTHROPIC_MODEL", "claude-haiku-4-5")},
     },
+    # Follows a script, where no model is at hand that can call tools: see its docstring.
+    "planner": {
+        "BACKEND": "example_project.chat.planner.Planner",
+        "OPTIONS": {"delay": float(os.environ.get("PLANNER_DELAY", "0.03"))},
+    },
     # Any server that speaks OpenAI's language will do: the demo command starts one and says where.
     "local": {
         "BACKEND": "converse.providers.openai.OpenAIProvider",
@@ -111,8 +117,11 @@ CONVERSE_PROVIDERS: dict[str, dict[str, Any]] = {
     },
 }
 CONVERSE_DEFAULT_PROVIDER = os.environ.get("PROVIDER", "echo")
+CONVERSE_CLIENT_REPLY = "example_project.chat.agent.how_to_reply"
 
 # The example's own.
 CHAT_SYSTEM_PROMPT = "You are a friendly assistant. Answer briefly and in plain text."
+CHAT_AGENT_PROVIDER = os.environ.get("AGENT_PROVIDER", "planner")
+CHAT_TOOL_DELAY = float(os.environ.get("TOOL_DELAY", "0.8"))  # seconds
 CHAT_NOTICE = ""  # shown above every conversation
 CHAT_SIGN_IN_AS = ""  # the user whom this computer is signed in as without a password: set by the demo command only

@@ -9,5 +9,6 @@ urlpatterns = [
     path("", include("example_project.chat.urls")),
     path("sign-in/", SignIn.as_view(), name="sign-in"),
     path("converse/", include("converse.urls")),
+    path("", include("converse.echo_urls")),
     path("admin/", admin.site.urls),
 ]

@@ -13,6 +13,8 @@ from django.contrib.auth.models import User
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.management import BaseCommand, CommandError, CommandParser, call_command
 
+from converse import loops
+from converse.choices import Status
 from converse.models import Message
 from example_project.asgi import application
 from example_project.chat.local_model import LocalModel, Unavailable
@@ -45,8 +47,9 @@ class Command(BaseCommand):
             self.choose(provider, model)
             self.serve(port, password)
         finally:
-            for message in Message.objects.open():
+            for message in Message.objects.open().exclude(status=Status.WAITING):  # for a person: that outlives us
                 message.stop()
+            loops.finish()  # what was stopped notes what it took so far
             model.stop()
 
     def check_port(self, port: int) -> None:
@@ -73,6 +76,8 @@ class Command(BaseCommand):
             provider = next((alias for alias, key in KEYS.items() if os.environ.get(key)), "local")
         if provider in KEYS and not os.environ.get(KEYS[provider]):
             raise CommandError(f"Set {KEYS[provider]} to have {provider} answer.")
+        if provider in KEYS:
+            settings.CHAT_AGENT_PROVIDER = provider
         if provider == "local":
             provider = self.start(model)
         settings.CONVERSE_DEFAULT_PROVIDER = provider
@@ -112,10 +117,11 @@ class Command(BaseCommand):
             loop.run_until_complete(asyncio.wait(tasks, timeout=5))
 
     def welcome(self, port: int, password: str) -> None:
-        alias = settings.CONVERSE_DEFAULT_PROVIDER
+        alias, agent = settings.CONVERSE_DEFAULT_PROVIDER, settings.CHAT_AGENT_PROVIDER
         address = f"http://{HOST}:{port}/"
         lines = {
             "Open": self.style.SUCCESS(address),
+            "Agent": f"{address}agent/ books rooms, {'by a script' if agent == 'planner' else f'with {agent}'}",
             "Admin": f"{address}admin/",
             "Signed in as": f"{NAME}, password {password}",
             "Answering": settings.CONVERSE_PROVIDERS[alias]["OPTIONS"].get("model", alias),
