@@ -5,13 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self, cast
 
-from converse.deltas import Delta, Finish, ReasoningDelta, RefusalDelta, TextDelta, ToolCallDelta, Usage
+from converse.deltas import (
+    Delta,
+    FileDelta,
+    Finish,
+    RawBlock,
+    ReasoningDelta,
+    RefusalDelta,
+    SourceDelta,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
 from converse.exceptions import ProviderError
+from converse.parts import File, Part, Raw, Reasoning, Text, ToolCall
 from converse.providers import Prompt, PromptMessage, Provider
 
 DIRECTORY = Path(__file__).resolve().parents[2] / "shared" / "recordings"
@@ -180,6 +192,39 @@ class Heard:
             call = calls.setdefault(delta.index, {"id": delta.id, "name": delta.name, "arguments": ""})
             call["arguments"] += delta.arguments
         return [calls[index] for index in sorted(calls)]
+
+    @property
+    def sources(self) -> list[SourceDelta]:
+        return self.of(SourceDelta)
+
+    @property
+    def parts(self) -> list[Part]:
+        """What was heard, as the turn of a prompt to the same provider and model."""
+        parts: list[Part] = []
+        calls: dict[int, int] = {}
+        for delta in self.deltas:
+            last = parts[-1] if parts else None
+            match delta:
+                case TextDelta(text=text, signature=None) if isinstance(last, Text) and last.signature is None:
+                    parts[-1] = Text(last.text + text)
+                case TextDelta():
+                    parts.append(Text(delta.text, delta.signature))
+                case ReasoningDelta() if isinstance(last, Reasoning) and last.signature is None:
+                    parts[-1] = Reasoning(last.text + delta.text, delta.signature)
+                case ReasoningDelta():
+                    parts.append(Reasoning(delta.text, delta.signature))
+                case ToolCallDelta() if delta.index in calls:
+                    call = cast("ToolCall", parts[calls[delta.index]])
+                    parts[calls[delta.index]] = replace(call, arguments=call.arguments + delta.arguments)
+                case ToolCallDelta():
+                    calls[delta.index] = len(parts)
+                    named = {"id": delta.id or "", "name": delta.name or ""}
+                    parts.append(ToolCall(**named, arguments=delta.arguments, signature=delta.signature))
+                case RawBlock():
+                    parts.append(Raw(delta.data))
+                case FileDelta():
+                    parts.append(File(name=delta.name, mime_type=delta.mime_type, data=delta.data))
+        return parts
 
     @property
     def usage(self) -> Usage | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 SECRET_KEY = "tests"
 DEBUG = False
 USE_TZ = True
+TIME_ZONE = "UTC"  # the one that MariaDB knows without being told
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "testserver"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = [
@@ -53,6 +54,11 @@ TEMPLATES = [
 ROOT_URLCONF = "tests.urls"
 ASGI_APPLICATION = "tests.asgi.application"
 STATIC_URL = "static/"
+MEDIA_ROOT = Path(tempfile.gettempdir()) / f"converse-tests-{os.getpid()}-media"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.InMemoryStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 

@@ -22,6 +22,7 @@ class Client:
         self.socket = WebsocketCommunicator(application, "/converse/ws/", headers)
         if user is not None:
             self.socket.scope["user"] = user
+        self.largest = 0  # bytes of a frame
         self.frames: deque[dict[str, Any]] = deque()  # that nobody has asked for yet
         self._ids = count(1)
 
@@ -57,10 +58,23 @@ class Client:
                 self.frames.remove(frame)
                 return frame
         while True:
-            frame = json.loads(await self.socket.receive_from(timeout=SECONDS))
+            frame = await self._next()
             if wanted(frame):
                 return frame
             self.frames.append(frame)
+
+    async def _next(self) -> dict[str, Any]:
+        """Give the next frame, put together where it comes in pieces."""
+        text = ""
+        while True:
+            received = await self.socket.receive_from(timeout=SECONDS)
+            self.largest = max(self.largest, len(received.encode()))
+            frame = json.loads(received)
+            if frame.get("type") != "piece":
+                return frame
+            text += frame["text"]
+            if not frame["more"]:
+                return json.loads(text)
 
     async def event(self, name: str) -> dict[str, Any]:
         """Give the data of the next event of a name."""

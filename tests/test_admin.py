@@ -3,18 +3,22 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta
 from unittest.mock import patch
+from uuid import uuid4
 
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.contrib.contenttypes.models import ContentType
-from django.test import TestCase
+from django.core.files.base import ContentFile
+from django.test import Client, TestCase, override_settings
 from django.urls import reverse
 
+from converse.admin import MessageAdmin
 from converse.admin.shown import duration, moment, pretty
 from converse.choices import ErrorType, Status
-from converse.deltas import ReasoningDelta, RefusalDelta, ToolCallDelta, Usage
+from converse.deltas import RawBlock, ReasoningDelta, RefusalDelta, SourceDelta, ToolCallDelta, Usage
 from converse.exceptions import ProviderError
-from converse.models import Conversation, Message, MessageChunk
+from converse.models import Conversation, Message, MessageAttachment, MessageChunk
+from converse.parts import ToolResult
 from tests.owners.models import Project, Team
 
 HOSTILE = "<script>alert(1)</script>"
@@ -353,8 +357,14 @@ class TranscriptTests(AdminTestCase):
         message = streamed(
             self.conversation, HOSTILE, ReasoningDelta(text=HOSTILE), RefusalDelta(HOSTILE), call, model=HOSTILE
         )
-        message.parts.append({"type": "source", "url": HOSTILE})
-        message.save(update_fields=["parts"])
+        hostile = dict.fromkeys(("name", "url", "title", "text", "output", "reason", "mime_type"), HOSTILE)
+        attachment = str(uuid4())
+        kinds = ("tool_result", "approval", "source", "file", HOSTILE)
+        message.parts += [{**hostile, "type": kind, "id": "x", "attachment": attachment, "size": 7} for kind in kinds]
+        message.parts.append({"type": "raw", "data": {HOSTILE: HOSTILE}})
+        message.structured = {HOSTILE: [HOSTILE]}
+        message.plan = {HOSTILE: HOSTILE}
+        message.save(update_fields=["parts", "structured", "plan"])
         failed = self.conversation.start_streaming_assistant()
         failed.stream.fail(HOSTILE, public_error=HOSTILE)
         for url in (transcript(self.conversation), message_page(message), message_page(failed), MESSAGES):
@@ -364,8 +374,10 @@ class TranscriptTests(AdminTestCase):
 
     def test_a_part_of_an_unknown_kind_is_shown_as_json(self):
         message = self.conversation.create_assistant_message("See there")
-        Message.all_objects.filter(pk=message.pk).update(parts=[{"type": "source", "url": "there"}])
-        assert "<code>source</code>" in self.page(transcript(self.conversation))
+        Message.all_objects.filter(pk=message.pk).update(parts=[{"type": "hologram", "url": "there"}])
+        page = self.page(transcript(self.conversation))
+        assert "<code>hologram</code>" in page
+        assert "&quot;url&quot;: &quot;there&quot;" in page
 
     def test_text_without_parts_is_shown(self):
         message = self.conversation.create_user_message("Plain")
@@ -379,7 +391,8 @@ class TranscriptTests(AdminTestCase):
         for count in (3, 27):
             for _ in range(count):
                 self.conversation.create_user_message("Hello")
-            with self.assertNumQueries(7):  # session, user, conversation, owner's type, owner, count, messages
+            # Session, user, conversation, owner's type, owner, count, messages, versions.
+            with self.assertNumQueries(8):
                 self.page(transcript(self.conversation))
 
     def test_long_ones_begin_at_the_end_and_have_pages(self):
@@ -439,6 +452,308 @@ class TranscriptTests(AdminTestCase):
         self.sign_in("view_conversation", "view_message")
         assert 'name="stop"' not in self.page(transcript(self.conversation))
         assert self.client.post(transcript(self.conversation), {"stop": ""}).status_code == 403
+
+
+def call(id: str, index: int = 0) -> ToolCallDelta:
+    return ToolCallDelta(index=index, id=id, name="pay", arguments='{"sum": 7}')
+
+
+class PartsTests(AdminTestCase):
+    """What a reply did besides talking, in the transcript and on the message's own page alike."""
+
+    def pages(self, message: Message) -> list[str]:
+        return [self.page(url) for url in (transcript(message.conversation), message_page(message))]
+
+    def test_a_call_has_its_arguments_and_its_result_folded_away_in_one_place(self):
+        message = streamed(
+            self.conversation,
+            call("a"),
+            call("b", 1),
+            ToolResult(id="b", name="pay", output="No money.", is_error=True),
+            ToolResult(id="a", name="pay", output='{"paid": true}'),
+        )
+        for page in self.pages(message):
+            assert page.count('class="converse-tool"') == 2
+            first, second = page.split('class="converse-tool"')[1:]
+            arguments = "<details><summary>Arguments</summary>"
+            assert f'{arguments}<pre class="converse-text">{{\n  &quot;sum&quot;: 7\n}}</pre></details>' in first
+            assert '<summary>Result</summary><pre class="converse-text">{\n  &quot;paid&quot;: true\n}</pre>' in first
+            assert 'converse-badge-completed">done<' in first
+            assert "No money." in second
+            assert 'converse-badge-failed">failed<' in second
+
+    def test_a_call_that_was_never_made_says_so(self):
+        for page in self.pages(streamed(self.conversation, call("a"))):
+            assert ">never made<" in page
+
+    def test_a_result_without_its_call_is_shown_as_it_is(self):
+        for page in self.pages(streamed(self.conversation, ToolResult(id="a", name="pay", output="Paid."))):
+            assert "<code>tool_result</code>" in page
+            assert "&quot;Paid.&quot;" in page
+
+    def test_only_an_address_of_the_web_becomes_a_link(self):
+        for url, links in (
+            ("https://example.org/?a=1&b=2", True),
+            ("http://example.org/", True),
+            ("javascript:alert(1)", False),
+            ("JavaScript:alert(1)", False),
+            ("data:text/html,x", False),
+            ("//example.org/", False),
+            ("http://[", False),
+            (" https://example.org", True),
+        ):
+            conversation = Conversation.objects.start()
+            message = streamed(conversation, SourceDelta(url=url, title="There", text="as quoted"))
+            for page in self.pages(message):
+                href = f'<a href="{url}"'.replace("&", "&amp;")
+                assert (href in page) is links, url
+                assert ("javascript:" in page.lower()) is url.lower().startswith("javascript:")
+                assert "<q>as quoted</q>" in page
+
+    def test_a_block_that_only_its_provider_understands_is_folded_and_not_without_end(self):
+        for page in self.pages(streamed(self.conversation, RawBlock({"a": "secret", "data": "x" * 30_000}))):
+            assert '<details class="converse-aside"><summary><code>raw</code></summary>' in page
+            assert "&quot;a&quot;: &quot;secret&quot;" in page
+            assert "… and 10033 characters more" in page
+            assert "x" * 20_001 not in page
+
+    def test_a_structured_answer_is_shown(self):
+        message = streamed(self.conversation, "Done.", structured={"sum": 7})
+        for page in self.pages(message):
+            assert "{\n  &quot;sum&quot;: 7\n}" in page
+        for answer, shown in (([], True), (None, False)):
+            conversation = Conversation.objects.start()
+            streamed(conversation, "Done.", structured=answer)
+            assert ("Structured answer" in self.page(transcript(conversation))) is shown
+
+    def test_looking_at_many_takes_no_query_each(self):
+        for count in (2, 20):
+            for _ in range(count):
+                parts = [
+                    {"type": "tool_call", "id": "a", "name": "pay", "arguments": "{}"},
+                    {"type": "approval", "id": "a", "name": "pay", "text": "approved", "by": str(self.boss.pk)},
+                    {"type": "file", "text": "", "attachment": str(uuid4()), "name": "a", "mime_type": "b", "size": 7},
+                ]
+                message = self.conversation.create_assistant_message("x")
+                Message.all_objects.filter(pk=message.pk).update(parts=parts)
+            # As without such parts, and when and by whom it was approved.
+            with self.assertNumQueries(10):
+                self.page(transcript(self.conversation))
+
+
+class FileTests(AdminTestCase):
+    def setUp(self):
+        super().setUp()
+        attachment = self.conversation.attach(ContentFile(b"%PDF-1.4 <script>"), "Plan <b>.pdf")
+        self.message = self.conversation.create_message("user", "See", attachments=[attachment])
+        self.attachment = MessageAttachment.objects.get()
+        self.addCleanup(self.attachment.file.delete)
+        self.url = reverse("admin:converse_message_attachment", args=[self.message.pk, self.attachment.uuid])
+
+    def test_a_file_is_a_link_to_save_it(self):
+        for url in (transcript(self.conversation), message_page(self.message)):
+            page = self.page(url)
+            assert f'<a href="{self.url}">Plan &lt;b&gt;.pdf</a> <small>application/pdf, 17\xa0bytes</small>' in page
+        response = self.client.get(self.url)
+        assert b"".join(response.streaming_content) == b"%PDF-1.4 <script>"
+        assert response["Content-Disposition"].startswith("attachment")
+        assert response["X-Content-Type-Options"] == "nosniff"
+
+    def test_it_takes_the_permission_to_view_messages(self):
+        for permission, status in ((None, 403), ("view_conversation", 403), ("view_message", 200)):
+            self.sign_in(*filter(None, [permission]))
+            assert self.client.get(self.url).status_code == status, permission
+        self.client.logout()
+        assert self.client.get(self.url).status_code == 302
+
+    def test_one_that_is_missing_or_another_messages_is_not_found(self):
+        other = self.conversation.create_user_message("Hello")
+        for message, uuid in ((other.pk, self.attachment.uuid), (self.message.pk, uuid4()), (0, self.attachment.uuid)):
+            url = reverse("admin:converse_message_attachment", args=[message, uuid])
+            assert self.client.get(url).status_code == 404
+        self.attachment.file.storage.delete(self.attachment.file.name)
+        assert self.client.get(self.url).status_code == 404
+
+
+# The runner sleeps: what is decided stays as it is.
+@override_settings(CONVERSE_RUNNER="tests.runners.WaitingRunner")
+class DecisionTests(AdminTestCase):
+    def setUp(self):
+        super().setUp()
+        self.message = self.waiting(self.conversation)
+        self.url = reverse("admin:converse_message_decide", args=[self.message.pk])
+        self.pages = (transcript(self.conversation), message_page(self.message))
+
+    def waiting(self, conversation: Conversation) -> Message:
+        """Give a reply that waits for the approval of two calls."""
+        message = conversation.start_streaming_assistant()
+        message.stream.append(call("a")).append(call("b", 1))
+        Message.all_objects.filter(pk=message.pk).update(status=Status.WAITING, lease_expires_at=None)
+        message.refresh_from_db()
+        return message
+
+    def decide(self, call: str = "a", decision: str = "approve", **more: str) -> list[str]:
+        """Send the form; give what the admin says about it."""
+        response = self.client.post(self.url, {"call": call, "decision": decision, **more}, follow=True)
+        assert response.status_code == 200
+        return [str(message) for message in response.context["messages"]]
+
+    def decisions(self) -> list[tuple[str, str, str, str]]:
+        chunks = self.message.chunks.filter(kind="approval").order_by("sequence")
+        return [(chunk.content, *(chunk.metadata[name] for name in ("id", "by", "reason"))) for chunk in chunks]
+
+    def test_a_call_that_waits_is_shown_with_its_arguments_and_the_buttons(self):
+        for url in self.pages:
+            page = self.page(url)
+            assert page.count('name="decision" value="approve"') == page.count('name="decision" value="deny"') == 2
+            assert page.count(f'action="{self.url}"') == 2
+            assert page.count('converse-badge-waiting">waits for approval<') == 2
+            form = page[page.index('class="converse-decide"') :]
+            assert '<input type="hidden" name="call" value="a">' in form
+            assert "&quot;sum&quot;: 7" in form[: form.index("</form>")]
+        assert "converse-badge-waiting" in self.page(MESSAGES)
+
+    def test_no_form_is_inside_of_another(self):
+        for url in self.pages:
+            depth = 0
+            for tag in re.findall(r"<(/?)form\b", self.page(url)):
+                depth += -1 if tag else 1
+                assert depth in (0, 1)
+
+    def test_approving_and_denying_is_recorded_with_who_and_why_and_said(self):
+        assert self.decide("a", "approve", reason=" Go on. ") == ["Approved a."]
+        page = self.page(transcript(self.conversation))
+        assert page.count('name="decision" value="approve"') == 1
+        assert re.search(r"Approved by boss, [^<]+: <q>Go on.</q>", page)
+        assert self.decide("b", "deny") == ["Denied b."]
+        boss = str(self.boss.pk)
+        assert self.decisions() == [("approved", "a", boss, "Go on."), ("denied", "b", boss, "")]
+        self.message.refresh_from_db()
+        assert self.message.status == Status.PENDING  # it goes on
+        said = LogEntry.objects.order_by("pk").values_list("object_id", "change_message")
+        assert list(said) == [(str(self.message.pk), "Approved a."), (str(self.message.pk), "Denied b.")]
+        for url in self.pages:
+            assert "converse-decide" not in self.page(url)
+
+    def test_it_leads_back_to_where_it_came_from(self):
+        data = {"call": "a", "decision": "approve"}
+        assert self.client.post(self.url, data).url == message_page(self.message)
+        response = self.client.post(self.url, {**data, "transcript": ""})
+        place = f"{transcript(self.conversation)}?at={self.message.offset}#message-{self.message.uuid}"
+        assert response.url == place
+
+    def test_deciding_twice_or_about_nothing_or_too_late_changes_nothing(self):
+        self.decide("a", "deny")
+        for name in ("a", "c", "", HOSTILE):
+            [said] = self.decide(name)
+            assert said.startswith("Nothing was decided: ")
+        assert len(self.decisions()) == 1
+        self.message.stop()
+        [said] = self.decide("b")
+        assert said.startswith("Nothing was decided: ")
+        assert len(self.decisions()) == 1
+        assert LogEntry.objects.count() == 1
+
+    def test_a_reason_too_long_is_cut_and_one_that_cannot_be_stored_is_refused(self):
+        self.decide("a", reason="x" * 5000)
+        assert self.decisions()[0][3] == "x" * 1000
+        [said] = self.decide("b", reason="\x00")
+        assert said.startswith("Nothing was decided: ")
+
+    def test_nothing_but_a_form_of_ours_decides(self):
+        assert self.client.get(self.url).status_code == 405
+        assert self.client.post(self.url, {"call": "a"}).status_code == 400
+        assert self.client.post(self.url, {"call": "a", "decision": "stop"}).status_code == 400
+        forged = Client(enforce_csrf_checks=True)
+        forged.force_login(self.boss)
+        assert forged.post(self.url, {"call": "a", "decision": "approve"}).status_code == 403
+        assert self.decisions() == []
+
+    def test_it_takes_the_permission_to_change_messages(self):
+        data = {"call": "a", "decision": "approve"}
+        for permissions in ((), ("view_message", "view_conversation"), ("change_conversation", "view_message")):
+            self.sign_in(*permissions)
+            assert self.client.post(self.url, data).status_code == 403
+            if permissions:
+                for url in self.pages:
+                    assert "converse-decide" not in self.page(url)
+        self.client.logout()
+        assert self.client.post(self.url, data).status_code == 302
+        assert self.decisions() == []
+        self.sign_in("change_message")
+        assert self.decide() == ["Approved a."]
+
+    def test_who_may_not_change_this_very_message_may_not_decide(self):
+        def theirs(admin, request, obj=None):
+            return obj is None or obj.pk != self.message.pk
+
+        with patch.object(MessageAdmin, "has_operate_permission", theirs):
+            assert self.client.post(self.url, {"call": "a", "decision": "approve"}).status_code == 403
+            for url in self.pages:
+                assert "converse-decide" not in self.page(url)
+
+    def test_one_that_is_missing_is_not_found(self):
+        url = reverse("admin:converse_message_decide", args=["0"])
+        assert self.client.post(url, {"call": "a", "decision": "approve"}).status_code == 404
+
+    def test_who_decided_is_named_also_when_gone_or_nobody_we_know(self):
+        parts = [
+            part
+            for number, by in enumerate([str(self.boss.pk), "999", "not-a-key", None])
+            for part in (
+                {"type": "tool_call", "id": str(number), "name": "pay", "arguments": "{}"},
+                {"type": "approval", "id": str(number), "name": "pay", "text": "approved", "by": by, "reason": ""},
+            )
+        ]
+        message = self.conversation.create_assistant_message("x")
+        Message.all_objects.filter(pk=message.pk).update(parts=parts)
+        page = self.page(message_page(message))
+        found = re.findall(r'<p class="converse-decision">(.*?)</p>', page)
+        assert found == ["Approved by boss", "Approved by user 999", "Approved by user not-a-key", "Approved"]
+
+    def test_conversations_with_something_that_waits_are_found(self):
+        busy = Conversation.objects.start()
+        busy.start_streaming_assistant()
+        for query, expected in (("waiting", [self.conversation]), ("yes", [busy, self.conversation])):
+            assert list(self.client.get(LIST, {"open": query}).context["cl"].result_list) == expected
+        found = self.client.get(MESSAGES, {"status__exact": "waiting"}).context["cl"].result_list
+        assert list(found) == [self.message]
+
+
+class VersionTests(AdminTestCase):
+    def setUp(self):
+        super().setUp()
+        self.asked = self.conversation.create_user_message("Why?")
+        self.answers = [self.conversation.create_assistant_message(f"Because {number}.") for number in range(3)]
+        rows = Message.all_objects.filter(pk__in=[answer.pk for answer in self.answers])
+        rows.update(follows=self.asked.offset)
+        rows.exclude(pk=self.answers[1].pk).update(current=False)
+
+    def turn(self, page: str, message: Message) -> str:
+        return page.split(f'id="message-{message.uuid}"')[1].split("</li>")[0]
+
+    def test_the_one_that_is_shown_is_marked_and_the_others_are_folded_away(self):
+        page = self.page(transcript(self.conversation))
+        for number, answer in enumerate(self.answers, 1):
+            turn = self.turn(page, answer)
+            assert f"version {number} of 3" in turn
+            assert f"Because {number - 1}." in turn
+            folded = '<details class="converse-other"><summary>Not shown to people: version'
+            assert (folded in turn) is (number != 2)
+            assert (turn.count("<details") - turn.count("</details>")) == 0
+        assert "version" not in self.turn(page, self.asked)
+        assert "2 of 3" in self.page(message_page(self.answers[1]))
+
+    def test_a_deleted_version_does_not_count(self):
+        self.answers[0].delete()
+        page = self.page(transcript(self.conversation))
+        assert "version 1 of 2" in self.turn(page, self.answers[1])
+        assert "version" not in self.turn(page, self.answers[0])
+
+    def test_what_followed_another_version_is_folded_without_a_number(self):
+        Message.all_objects.filter(pk=self.asked.pk).update(current=False)
+        page = self.page(transcript(self.conversation))
+        assert "<summary>Not shown to people</summary>" in self.turn(page, self.asked)
 
 
 class MessageTests(AdminTestCase):
@@ -533,7 +848,8 @@ class MessageTests(AdminTestCase):
             )
             for number in range(1, 1001)
         )
-        with self.assertNumQueries(7):  # session, user, message, conversation, text, first and last chunks
+        # Session, user, message, conversation, text, versions, first and last chunks, calls.
+        with self.assertNumQueries(9):
             page = self.page(message_page(message))
         timeline = page[page.index("converse-timeline") :]
         assert "600 chunks in between are not shown." in timeline

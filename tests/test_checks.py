@@ -74,10 +74,15 @@ class SettingTests(SimpleTestCase):
             ("IDLE_TIMEOUT TOTAL_TIMEOUT LEASE STALE_AFTER SWEEP_INTERVAL FRAME_RATE ACK_TIMEOUT", (*not_numbers, 0)),
             ("RETRY_DELAY FLUSH_INTERVAL REAUTHORIZE_INTERVAL", not_numbers),
             ("JOURNAL_LIMIT EVENT_LIMIT SNAPSHOT_LIMIT MESSAGE_LIMIT FRAME_LIMIT WINDOW", (*not_numbers, 0, 1.5)),
-            ("SUBSCRIPTION_LIMIT OPEN_LIMIT", (*not_numbers, 0, 1.5)),
-            ("RETRIES", (*not_numbers, 1.5)),
+            ("SUBSCRIPTION_LIMIT OPEN_LIMIT ATTACHMENT_LIMIT", (*not_numbers, 0, 1.5)),
+            ("RETRIES ATTACHMENT_COUNT", (*not_numbers, 1.5)),
             ("PUBLIC_METADATA ALLOWED_ORIGINS CLIENT_PROVIDERS", texts),
+            ("ATTACHMENT_TYPES", (*texts, ["png"], ["image/*"], ["IMAGE/PNG"], ["text/plain; charset=utf-8"])),
+            ("ATTACHMENT_STORAGE", ("other", None, [])),
             ("POLICY", ("often", None, [])),
+            ("CONTEXT_WINDOW", (None, 5, [], {"token": 5}, {"tokens": 0}, {"messages": "5"})),
+            ("TOKEN_COUNTER SUMMARIZER TITLER", (None, 5, "nodots", "converse.missing", "converse.conf.settings")),
+            ("TITLE_PROVIDER", ("other", None)),
             ("CHANNEL_LAYER", (None, [], 1)),
         ):
             for name in names.split():
@@ -90,6 +95,9 @@ class SettingTests(SimpleTestCase):
                     assert message.hint
                     assert message.level == checks.ERROR
 
+    def test_the_example_in_a_hint_may_be_copied(self):
+        assert 'such as ["image/png"]' in only(check_settings, CONVERSE_ATTACHMENT_TYPES="image/png")
+
     def test_what_a_setting_may_be_is_taken(self):
         for name, values in {
             "CONVERSE_LEASE": (1, 0.5),
@@ -97,9 +105,16 @@ class SettingTests(SimpleTestCase):
             "CONVERSE_FLUSH_INTERVAL": (0, 0.1),
             "CONVERSE_PUBLIC_METADATA": ((), ["a"], {"a"}),
             "CONVERSE_POLICY": ("queue",),
+            "CONVERSE_ATTACHMENT_COUNT": (0,),
+            "CONVERSE_ATTACHMENT_TYPES": ((), ["image/svg+xml"]),
             "CONVERSE_CLIENT_PROVIDERS": (["default"],),
             "CONVERSE_RUNNER": ("converse.runners.ImmediateRunner",),
             "CONVERSE_AUTHORIZE": ("tests.test_checks.factory",),
+            "CONVERSE_CONTEXT_WINDOW": ({"tokens": 8000}, {"messages": 20}, {"tokens": 1, "messages": 1}),
+            "CONVERSE_TOKEN_COUNTER": ("builtins.len",),
+            "CONVERSE_SUMMARIZER": ("", "tests.test_checks.factory"),
+            "CONVERSE_TITLER": ("", "converse.titles.first_words", "converse.titles.ask"),
+            "CONVERSE_TITLE_PROVIDER": ("", "default"),
         }.items():
             for value in values:
                 assert found(check_settings, **{name: value}) == {}, (name, value)
@@ -111,6 +126,13 @@ class SettingTests(SimpleTestCase):
                 assert text.startswith(f"converse.{number} {name} is {value!r}, which cannot be imported")
                 assert "by its dotted path" in text
 
+    def test_attachments_need_a_storage_that_can_be_had(self):
+        text = only(check_settings, CONVERSE_ATTACHMENT_STORAGE="private")
+        assert text == (
+            "converse.E029 CONVERSE_ATTACHMENT_STORAGE names 'private', which is not in STORAGES. | "
+            "Add it there, or remove the setting to have the default."
+        )
+
     def test_what_is_imported_must_be_usable(self):
         assert "which is not a class with start()" in only(check_settings, CONVERSE_RUNNER="converse.conf.settings")
         assert "which is not a function" in only(check_settings, CONVERSE_AUTHORIZE="converse.conf.settings")
@@ -118,6 +140,13 @@ class SettingTests(SimpleTestCase):
     def test_a_misspelt_setting_is_named_with_the_nearest(self):
         text = only(check_settings, CONVERSE_POLCY="queue")
         assert text == "converse.W001 There is no setting CONVERSE_POLCY. | Did you mean CONVERSE_POLICY?"
+        for slip, meant in (
+            ("TITLE", "TITLER"),
+            ("TOOLS_TIMEOUT", "TOOL_TIMEOUT"),
+            ("RETRY_LIMIT", "RETRY_AFTER_LIMIT"),
+            ("ATTACHMENTS_LIMIT", "ATTACHMENT_LIMIT"),
+        ):
+            assert f"Did you mean CONVERSE_{meant}?" in only(check_settings, **{f"CONVERSE_{slip}": 1}), slip
         assert "Remove it." in only(check_settings, CONVERSE_XYZZY_PLUGH_FROTZ_GNUSTO=1)
 
 
@@ -147,9 +176,24 @@ class ProviderTests(SimpleTestCase):
         assert "converse.conf.settings is not a Provider" in self.problem(BACKEND="converse.conf.settings")
         self.fine(BACKEND="tests.test_checks.factory", OPTIONS={"anything": "goes"})
 
+    def test_its_fallbacks_are_aliases_in_order(self):
+        self.fine(BACKEND=ECHO, FALLBACKS=["default"])
+        text = self.problem(BACKEND=ECHO, FALLBACKS=["default", "other"])
+        assert "['mine']: FALLBACKS names 'other', which is not in CONVERSE_PROVIDERS." in text
+        for value in ("default", [1], {"default"}, None):
+            assert "FALLBACKS must be a list of aliases." in self.problem(BACKEND=ECHO, FALLBACKS=value)
+        assert "['mine']: FALLBACKS names 'mine' itself." in self.problem(BACKEND=ECHO, FALLBACKS=["default", "mine"])
+
+    def test_its_window_is_one(self):
+        for window in ({}, {"tokens": 8000}):
+            self.fine(BACKEND=ECHO, WINDOW=window)
+        text = self.problem(BACKEND=ECHO, WINDOW=20)
+        assert "WINDOW must be a dict with tokens, messages or both, not 20. | Such as" in text
+        assert "WINDOW tokens must be a whole number from 1" in self.problem(BACKEND=ECHO, WINDOW={"tokens": 0})
+
     def test_a_missing_sdk_comes_with_the_way_to_install_it(self):
         missing = ModuleNotFoundError("No module named 'openai'", name="openai")
-        with patch("converse.checks.import_string", side_effect=missing):
+        with patch("converse.checks.providers.import_string", side_effect=missing):
             messages = found(check_settings)
         assert messages["E001"].hint == "pip install 'django-converse[openai]'"
 
@@ -186,7 +230,7 @@ class InstallationTests(SimpleTestCase):
         assert found(check_installation) == {}
 
     def test_the_apps_it_stands_on_must_be_there(self):
-        with patch("converse.checks.apps.is_installed", side_effect=lambda name: name != "channels"):
+        with patch("converse.checks.surroundings.apps.is_installed", side_effect=lambda name: name != "channels"):
             text = only(check_installation)
         assert text.startswith("converse.E101 channels is not in INSTALLED_APPS.")
 
@@ -225,14 +269,14 @@ class InstallationTests(SimpleTestCase):
 
     def test_an_old_daphne_is_complained_of(self):
         for version, text in (("4.2.1", "Daphne 4.2.1"), ("4.1.0", "CVE-2026-44545"), ("3.0", "daphne>=4.2.2")):
-            with patch("converse.checks.metadata.version", return_value=version):
+            with patch("converse.checks.surroundings.metadata.version", return_value=version):
                 message = only(check_installation)
             assert message.startswith("converse.W004")
             assert text in message
         for version in ("4.2.2", "4.3.0", "10.0"):
-            with patch("converse.checks.metadata.version", return_value=version):
+            with patch("converse.checks.surroundings.metadata.version", return_value=version):
                 assert found(check_installation) == {}
-        with patch("converse.checks.metadata.version", side_effect=metadata.PackageNotFoundError):
+        with patch("converse.checks.surroundings.metadata.version", side_effect=metadata.PackageNotFoundError):
             assert found(check_installation) == {}
 
     def test_sqlite_must_begin_its_transactions_as_a_writer(self):
@@ -283,7 +327,7 @@ class DeploymentTests(SimpleTestCase):
 class DocumentationTests(SimpleTestCase):
     def test_every_id_is_documented(self):
         page = (ROOT / "docs/reference/checks.md").read_text()
-        source = (ROOT / "converse/checks.py").read_text()
+        source = "".join(path.read_text() for path in (ROOT / "converse/checks").glob("*.py"))
         used = set(re.findall(r"converse\.([EW]\d{3})", source)) | {number for number, _ in SETTINGS.values()}
         assert set(re.findall(r"^\| `converse\.([EW]\d{3})`", page, re.MULTILINE)) == used
         for name, (number, _) in SETTINGS.items():

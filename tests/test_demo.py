@@ -91,6 +91,18 @@ class DemoTests(SimpleTestCase):
         assert "Why is the sky blue?" in page
         assert self.replies_to("Why is\nthe sky  blue?") == [("completed", "Why is\nthe sky  blue?")]
 
+    def test_the_agent_is_offered_and_says_that_a_script_plays_the_model(self):
+        assert self.demo.says("Agent") == f"{self.demo.url}agent/ books rooms, by a script"
+        browser, _ = visitor()
+        assert 'href="/agent/"' in get(browser, self.demo.url)
+        page = get(browser, f"{self.demo.url}agent/")
+        assert "A script plays the model" in page
+        _, page = post(browser, f"{self.demo.url}agent/new/", page, question="What can you do?")
+        assert "Ask for a meeting room." in page
+        assert "Ask for a meeting room." not in get(browser, self.demo.url)
+        [(status, answer)] = self.replies_to("What can you do?")
+        assert (status, json.loads(answer)["booked"]) == ("completed", False)
+
     def test_a_deleted_conversation_leaves_the_list(self):
         browser, _ = visitor()
         url, page = post(browser, f"{self.demo.url}new/", get(browser, self.demo.url), question="Forget this")
@@ -150,6 +162,7 @@ class CommandTests(SimpleTestCase):
     def test_a_key_in_the_environment_chooses_the_provider(self):
         with Demo(ANTHROPIC_API_KEY="sk-test") as demo:
             assert demo.says("Answering").startswith("claude-")
+            assert demo.says("Agent").endswith("with anthropic")
 
     def test_without_a_model_the_echo_answers_and_says_so(self):
         with Demo("--provider", "local", **OFFLINE) as demo:

@@ -6,12 +6,14 @@ import ast
 import inspect
 import io
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -21,21 +23,23 @@ from django.db import models
 from django.dispatch import Signal
 from django.test import SimpleTestCase, TransactionTestCase
 
-from converse import choices, deltas, drafts, events, exceptions, providers, signals
+from converse import choices, deltas, drafts, events, exceptions, plans, providers, signals
+from converse.accounting import CallQuerySet
 from converse.conf import Settings
 from converse.managers import ConversationQuerySet, MessageQuerySet
-from converse.models import Conversation, HasConversations, Message
+from converse.models import Conversation, HasConversations, Message, MessageAttachment
 from converse.models.conversations import ConversationManager
 from converse.replies import reply
 from converse.streaming import Stream
 from converse.subscriptions import subscribe
-from converse.transports import frames, websocket
+from converse.transports import commands, feeds, frames, websocket
 from tests.documents import DOCS, README, ROOT, Block, blocks, names, pages, rows, section
 
 REFERENCE = DOCS / "reference"
 API = REFERENCE / "api.md"
 VALUES = REFERENCE / "values.md"
 WEBSOCKET = REFERENCE / "websocket.md"
+TRANSPORT = (websocket, commands, feeds, frames)
 
 
 class SettingsTests(SimpleTestCase):
@@ -120,20 +124,21 @@ class WebsocketTests(SimpleTestCase):
         assert documented == list(websocket.COMMANDS)
 
     def test_every_field_of_a_command_is_listed(self):
-        source = inspect.getsource(websocket)
-        read = {a or b for a, b in re.findall(r'_of\(frame, "(\w+)"|frame\.get\("(\w+)"\)', source)} - {"type"}
+        source = "".join(inspect.getsource(module) for module in TRANSPORT)
+        read = {a or b for a, b in re.findall(r'_of\(frame, "(\w+)"|frame\.get\("(\w+)"\)', source)} - {"type", "id"}
         fields_of = (names(row[1]) for row in rows(section(WEBSOCKET, "What a client sends")))
         assert {name.partition(":")[0] for listed in fields_of for name in listed} == read
 
     def test_every_error_code_is_listed(self):
-        source = inspect.getsource(websocket) + inspect.getsource(frames)
+        source = "".join(inspect.getsource(module) for module in TRANSPORT)
         raised = set(re.findall(r'Refused\(\s*"(\w+)"', source))
         documented = {names(row[0])[0] for row in rows(section(WEBSOCKET, "What the server answers")) if len(row) == 2}
         answers = set(re.findall(r'"type": "(\w+)"', source))
         assert documented == raised | answers
 
     def test_every_close_code_is_listed(self):
-        declared = {str(code) for name, code in vars(websocket).items() if name.isupper() and isinstance(code, int)}
+        constants = {**vars(websocket), **vars(feeds)}
+        declared = {str(code) for name, code in constants.items() if name.isupper() and isinstance(code, int)}
         documented = {row[0] for row in rows(section(WEBSOCKET, "Close codes"))}
         assert documented == {code for code in declared if len(code) == 4}
 
@@ -155,10 +160,12 @@ class ApiTests(SimpleTestCase):
     TABLES = {
         "`Conversation`": Conversation,
         "`Message`": Message,
+        "`MessageAttachment`": MessageAttachment,
         "`Stream`": Stream,
         "`HasConversations`": HasConversations,
         "`ConversationQuerySet`": ConversationQuerySet,
         "`MessageQuerySet`": MessageQuerySet,
+        "`CallQuerySet`": CallQuerySet,
     }
 
     def documented(self, heading: str) -> Iterator[tuple[str, bool]]:
@@ -191,7 +198,8 @@ class ApiTests(SimpleTestCase):
     def test_the_keywords_of_a_reply_are_listed(self):
         listed = {names(row[0])[0] for row in rows(section(API, "Replies")) if len(row) == 2}
         parameters = inspect.signature(inspect.getmodule(reply)._prepare).parameters.values()
-        assert listed == {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"begin"}
+        own = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"begin", "branch", "inherited"}
+        assert listed == own | set(inspect.signature(plans.make).parameters)
 
     def test_the_signature_of_subscribe_is_that_of_the_code(self):
         [[text, _]] = rows(section(API, "Following"))
@@ -234,7 +242,7 @@ class ValueTests(SimpleTestCase):
         declared = {
             name: value.values
             for name, value in vars(choices).items()
-            if isinstance(value, type) and issubclass(value, models.TextChoices)
+            if isinstance(value, type) and issubclass(value, models.TextChoices) and value.values
         }
         assert self.listed("Choices") == declared
 
@@ -286,12 +294,11 @@ class ExampleTests(TransactionTestCase):
         user = await users.acreate_user(f"user-{number}")
         friend = await users.acreate_user(f"friend-{number}")
         conversation = await Conversation.objects.astart(user)
-        namespace: dict[str, Any] = {
-            "__name__": "example",
-            "conversation": conversation,
-            "user": user,
-            "friend": friend,
-        }
+        example = ModuleType("example")  # what a page defines is found by name, as tools have to be
+        sys.modules["example"] = example
+        self.addCleanup(sys.modules.pop, "example", None)
+        namespace = vars(example)
+        namespace.update(conversation=conversation, user=user, friend=friend)
         for block in blocks(page, "python"):
             if block.mark == "runs":
                 with redirect_stdout(io.StringIO()):

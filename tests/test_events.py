@@ -56,4 +56,4 @@ class EventTests(SimpleTestCase):
         assert json.loads(json.dumps(framed)) == framed
 
     def test_an_event_of_a_kind_has_all_the_fields_of_its_kind(self):
-        assert {field.name for field in fields(ConversationUpdated)} == {"conversation_id", "offset", "title"}
+        assert {field.name for field in fields(ConversationUpdated)} == {"conversation_id", "offset", "title", "leaf"}

@@ -14,7 +14,9 @@ from django.test.utils import CaptureQueriesContext
 
 from converse import hubs
 from converse.broadcasting import group_name
-from converse.hubs import hub
+from converse.choices import Status
+from converse.conf import settings
+from converse.hubs import AUDIT, hub
 from converse.models import Conversation, Message
 from converse.presence import ANNOUNCE, EXPIRE
 from converse.subscriptions import subscribe
@@ -282,6 +284,21 @@ class SweepingTests(HubTestCase):
         await message.arefresh_from_db()
         assert (message.error_type, message.content) == ("interrupted", "so far")
 
+    async def test_calls_of_providers_that_nobody_will_end_are_looked_for_once_a_minute(self):
+        with (
+            mock.patch.object(hubs, "monotonic", return_value=1000.0) as clock,
+            mock.patch.object(hubs, "_settle", side_effect=hubs._settle) as sweeps,
+            mock.patch.object(hubs.calls, "settle", side_effect=hubs.calls.settle) as audits,
+            seconds(IDLE=1),
+        ):
+            async with self.following():
+                for number in range(3):
+                    seen = sweeps.call_count
+                    await until(lambda seen=seen: sweeps.call_count > seen + 2)
+                    assert audits.call_count == number
+                    clock.return_value += AUDIT + 1
+                    await until(lambda number=number: audits.call_count > number)
+
     async def test_a_process_where_nothing_happens_looks_more_rarely(self):
         with seconds(QUIET=-1.0, IDLE=10**6):
             async with self.following():
@@ -293,6 +310,27 @@ class SweepingTests(HubTestCase):
             self.layer.holding = True
             await self.conversation.acreate_user_message("Hi")
             await anext(events)
+
+    async def test_readers_are_looked_after_as_often_as_ever_when_they_come_and_while_something_is_written(self):
+        message = await self.conversation.astart_streaming_assistant()
+        self.layer.holding = True
+        with (
+            mock.patch.object(hubs, "monotonic", return_value=1000.0) as clock,
+            mock.patch.object(hubs, "_settle", side_effect=hubs._settle) as settle,
+            seconds(IDLE=10**6),
+        ):
+            async with self.following() as events:
+                for word in ("Once ", "upon "):
+                    seen = settle.call_count
+                    await until(lambda seen=seen: settle.call_count > seen + 2)
+                    await message.aappend_chunk(word)
+                    assert await self.text(events) == word
+                    clock.return_value += 1000.0
+                # For a person: that may last.
+                await Message.objects.filter(pk=message.pk).aupdate(status=Status.WAITING)
+                seen = settle.call_count
+                await asyncio.sleep(20 * settings.CONVERSE_SWEEP_INTERVAL)
+                assert settle.call_count <= seen + 2
 
     async def test_all_heads_are_compared_in_one_query(self):
         others = [await Conversation.objects.astart() for _ in range(3)]

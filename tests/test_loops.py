@@ -130,3 +130,19 @@ class DatabaseThreadTests(TransactionTestCase):
             await thread.run(connections.close_all)
 
         asyncio.run(main())
+
+
+class ApartTests(SimpleTestCase):
+    def test_a_thread_that_nobody_waits_for_any_more_ends_in_peace(self):
+        door = threading.Event()
+
+        async def leave() -> None:
+            waiting = asyncio.create_task(loops.apart(lambda: door.wait(5)))
+            await asyncio.sleep(0)
+            waiting.cancel()
+
+        asyncio.run(leave())
+        [thread] = [thread for thread in threading.enumerate() if thread.name == "converse-apart"]
+        door.set()
+        thread.join(5)
+        assert not thread.is_alive()

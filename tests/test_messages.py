@@ -212,9 +212,9 @@ class ReadingTests(TestCase):
         for model, tokens in (("a", 1), ("a", 2), ("b", 3)):
             message = self.conversation.start_streaming_assistant({"model": model})
             message.complete_streaming({"model": model, "prompt_tokens": 10, "completion_tokens": tokens})
-        sums = self.conversation.messages.assistant().usage()
+        sums = self.conversation.usage()
         assert (sums["input_tokens"], sums["output_tokens"], sums["reasoning_tokens"]) == (30, 6, None)
-        by_model = self.conversation.messages.assistant().usage(by="model")
+        by_model = self.conversation.usage(by="model")
         assert [(row["model"], row["output_tokens"]) for row in by_model] == [("a", 3), ("b", 3)]
 
 
@@ -319,6 +319,12 @@ class HidingTests(TestCase):
             with pytest.raises(InvalidMessage, match="title: may have 255 characters, not 256"):
                 call()
         assert Conversation.objects.get().title == "Plans"
+
+    def test_a_title_is_text(self):
+        for call in (lambda: self.conversation.rename(None), lambda: Conversation.objects.start(title=5)):
+            with pytest.raises(InvalidMessage) as caught:
+                call()
+            assert caught.value.field == "title"
 
     def test_a_conversation_that_is_gone_takes_nothing(self):
         self.conversation.purge()

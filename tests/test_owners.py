@@ -4,8 +4,11 @@ from uuid import uuid4
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AnonymousUser
 from django.test import TestCase
+from django.utils.functional import SimpleLazyObject
 
+from converse.exceptions import InvalidMessage
 from converse.models import Conversation
 from tests.owners.models import Project, Team
 
@@ -74,3 +77,36 @@ class OwnerTests(TestCase):
         self.team.start_conversation()
         assert set(Conversation.objects.for_user(self.user)) == {own, shared}
         assert Conversation.objects.for_user(self.user).count() == 2
+
+    def test_nobody_signed_in_has_no_conversations_and_starts_none(self):
+        Conversation.objects.start()
+        nobody = AnonymousUser()
+        assert not Conversation.objects.for_user(nobody).exists()
+        assert not Conversation.objects.for_owner(nobody).exists()
+        assert not Conversation.objects.for_user(get_user_model()()).exists()
+        for owner in (nobody, "ada", 5, Team(name="new")):
+            with pytest.raises(InvalidMessage) as caught:
+                Conversation.objects.start(owner)
+            assert caught.value.field == "owner"
+        assert Conversation.objects.count() == 1
+
+    def test_the_user_of_a_request_is_a_user(self):
+        lazy = SimpleLazyObject(lambda: self.user)
+        conversation = Conversation.objects.start(lazy)
+        assert Conversation.objects.for_user(lazy).get() == conversation
+        assert conversation.share_with(lazy, "read").role == "read"
+
+    def test_a_conversation_is_shared_with_a_user_in_a_role(self):
+        conversation = self.team.start_conversation()
+        for user, role, field in (
+            (self.user, "admin", "role"),
+            (self.user, None, "role"),
+            (AnonymousUser(), "read", "user"),
+            (get_user_model()(), "read", "user"),
+            (self.team, "read", "user"),
+            (self.user.pk, "read", "user"),
+        ):
+            with pytest.raises(InvalidMessage) as caught:
+                conversation.share_with(user, role)
+            assert caught.value.field == field
+        assert not conversation.participants.exists()

@@ -9,7 +9,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import SimpleTestCase, override_settings
 
 from converse.exceptions import UnknownProvider
-from converse.providers import get_provider
+from converse.parts import Reasoning, Text
+from converse.providers import PromptMessage, get_provider
 from converse.providers.echo import EchoProvider
 from converse.providers.openai import OpenAIProvider
 
@@ -72,6 +73,14 @@ class GetProviderTests(SimpleTestCase):
             with pytest.raises(ImproperlyConfigured, match=r"pip install 'django-converse\[anthropic\]'"):
                 get_provider("default")
 
+    @configured("converse.providers.gemini.GeminiProvider")
+    def test_a_missing_http_library_comes_with_the_command_that_installs_it(self):
+        without = {"httpx2": None, "converse.providers.gemini": None}
+        with mock.patch.dict(sys.modules, without):
+            del sys.modules["converse.providers.gemini"]
+            with pytest.raises(ImproperlyConfigured, match=r"pip install 'django-converse\[gemini\]'"):
+                get_provider("default")
+
     def test_importing_providers_imports_no_sdk_and_no_model(self):
         code = (
             "import sys, converse.providers, converse.providers.echo;"
@@ -79,3 +88,12 @@ class GetProviderTests(SimpleTestCase):
         )
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         assert found.split() == []
+
+
+class PromptMessageTests(SimpleTestCase):
+    def test_the_text_of_a_turn_is_that_of_its_parts_and_the_other_way_round(self):
+        parts = [Text("Hel"), Reasoning("Hmm"), Text("lo")]
+        assert PromptMessage(role="assistant", parts=parts).text == "Hello"
+        assert PromptMessage(role="assistant", parts=parts, text="Bye").text == "Bye"
+        assert PromptMessage(role="user", text="Hello").parts == (Text("Hello"),)
+        assert PromptMessage(role="user", text=" ").parts == ()

@@ -10,6 +10,7 @@ import tempfile
 import traceback
 from unittest import mock
 
+import httpx2
 import pytest
 from anthropic import AsyncAnthropic
 from django.test import SimpleTestCase
@@ -21,7 +22,10 @@ from converse.exceptions import ProviderError
 from converse.providers import Prompt, PromptMessage
 from converse.providers.anthropic import AnthropicProvider
 from converse.providers.failures import error_type, redact, retry_after
+from converse.providers.gemini import GeminiProvider
+from converse.providers.mistral import MistralProvider
 from converse.providers.openai import OpenAIProvider
+from converse.providers.responses import ResponsesProvider
 from tests.recordings import RecordingServer, ask, listen, sse
 
 KEY = "sk-very-secret-0123456789"
@@ -40,21 +44,50 @@ MESSAGE_END = sse(
     {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 1}},
 )
 
+RESPONSE_TEXT = sse(
+    {"type": "response.created", "response": {"id": "r1", "model": "m", "status": "in_progress"}},
+    {"type": "response.output_text.delta", "output_index": 0, "delta": "Hello"},
+)
+RESPONSE_END = sse(
+    {
+        "type": "response.completed",
+        "response": {"status": "completed", "usage": {"input_tokens": 2, "output_tokens": 1}},
+    },
+)
+
+CONTENT_TEXT = sse({"candidates": [{"content": {"parts": [{"text": "Hello"}]}}], "modelVersion": "m"})
+CONTENT_END = sse(
+    {"candidates": [{"finishReason": "STOP"}], "usageMetadata": {"promptTokenCount": 2, "candidatesTokenCount": 1}}
+)
+
 
 class Spoken:
-    """A provider with a body that says Hello, in its two halves."""
+    """A provider with a body that says Hello, its finish, and what comes after."""
 
-    def __init__(self, provider, text, end):
-        self.provider, self.text, self.end = provider, text, end
+    def __init__(self, provider, text, finish, rest):
+        self.provider, self.text, self.finish, self.end = provider, text, finish, finish + rest
+
+    @property
+    def client(self):
+        if self.provider is GeminiProvider:
+            return lambda *, api_key, base_url: httpx2.AsyncClient(base_url=base_url)
+        return AsyncAnthropic if self.provider is AnthropicProvider else AsyncOpenAI
 
     def at(self, server, **options):
         return self.provider(**{"model": "m", "api_key": KEY, "base_url": server.base_url, **options})
 
 
 SPOKEN = [
-    Spoken(OpenAIProvider, CHAT_TEXT, CHAT_END + CHAT_USAGE + sse("[DONE]")),
-    Spoken(AnthropicProvider, MESSAGE_TEXT, MESSAGE_END + sse({"type": "message_stop"})),
+    Spoken(OpenAIProvider, CHAT_TEXT, CHAT_END, CHAT_USAGE + sse("[DONE]")),
+    Spoken(MistralProvider, CHAT_TEXT, CHAT_END, CHAT_USAGE + sse("[DONE]")),
+    Spoken(ResponsesProvider, RESPONSE_TEXT, RESPONSE_END, b""),
+    Spoken(AnthropicProvider, MESSAGE_TEXT, MESSAGE_END, sse({"type": "message_stop"})),
+    Spoken(GeminiProvider, CONTENT_TEXT, CONTENT_END, b""),
 ]
+
+
+def is_closed(client):
+    return client.is_closed if isinstance(client, httpx2.AsyncClient) else client.is_closed()
 
 
 def error_body(message, **fields):
@@ -148,22 +181,21 @@ class ClosingTests(EverySDK):
                 with mock.patch.object(provider, "new_client", return_value=client):
                     deltas = provider.astream(ask())
                     await anext(deltas)
-                    assert not client.is_closed()
+                    assert not is_closed(client)
                     await deltas.aclose()
-                    assert client.is_closed()
+                    assert is_closed(client)
 
     async def test_a_borrowed_client_stays_open_and_its_stream_does_not(self):
-        clients = {OpenAIProvider: AsyncOpenAI, AnthropicProvider: AsyncAnthropic}
         for spoken in self.each():
             async with (
                 RecordingServer(spoken.text + spoken.end, stall_at=len(spoken.text)) as server,
-                clients[spoken.provider](api_key=KEY, base_url=server.base_url) as client,
+                spoken.client(api_key=KEY, base_url=server.base_url) as client,
             ):
                 deltas = spoken.provider(model="m", client=client).astream(ask())
                 await anext(deltas)
                 await deltas.aclose()
                 await server.wait_closed_by_client(seconds=1)
-                assert not client.is_closed()
+                assert not is_closed(client)
 
     async def cancel(self, task, server):
         task.cancel()
@@ -242,9 +274,9 @@ class BrokenStreamTests(EverySDK):
 
     async def test_a_whole_reply_whose_last_bytes_are_lost_is_whole(self):
         for spoken in self.each():
-            end = CHAT_END if spoken.provider is OpenAIProvider else MESSAGE_END
-            for knobs in ({"drop": True}, {"stall_at": len(spoken.text + end)}, {}):
-                async with RecordingServer(spoken.text + end, **knobs) as server:
+            whole = spoken.text + spoken.finish
+            for knobs in ({"drop": True}, {"stall_at": len(whole)}, {}):
+                async with RecordingServer(whole, **knobs) as server:
                     heard = await listen(spoken.at(server, timeout=0.2))
                 assert (heard.text, heard.error) == ("Hello", None)
                 assert isinstance(heard.deltas[-1], Finish)
@@ -252,8 +284,7 @@ class BrokenStreamTests(EverySDK):
     async def test_an_error_after_the_finish_reason_still_counts(self):
         error = {"type": "error", "error": {"type": "api_error", "message": "Oops"}}
         for spoken in self.each():
-            end = CHAT_END if spoken.provider is OpenAIProvider else MESSAGE_END
-            async with RecordingServer(spoken.text + end + sse(error)) as server:
+            async with RecordingServer(spoken.text + spoken.finish + sse(error)) as server:
                 heard = await listen(spoken.at(server))
             assert isinstance(heard.deltas[-1], Finish)
             assert heard.error.type == ErrorType.SERVER
@@ -367,7 +398,8 @@ class SecretTests(EverySDK):
             assert KEY not in repr(spoken.provider(api_key=KEY, model="m"))
 
     async def test_the_key_in_the_environment_is_not_sent_to_another_server(self):
-        ours = {"OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY, "OPENAI_ADMIN_KEY": KEY}
+        ours = {"OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY, "OPENAI_ADMIN_KEY": KEY, "MISTRAL_API_KEY": KEY}
+        ours |= {"GOOGLE_API_KEY": KEY, "GEMINI_API_KEY": KEY}
         for spoken in self.each():
             async with RecordingServer(spoken.text + spoken.end) as server:
                 with mock.patch.dict(os.environ, ours):
@@ -379,10 +411,12 @@ class SecretTests(EverySDK):
         for spoken in self.each():
             async with RecordingServer(spoken.text + spoken.end) as server:
                 await listen(spoken.at(server))
-            assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
+            sent = server.requests[0].headers
+            assert sent.get("x-goog-api-key") == KEY or sent["authorization"] == f"Bearer {KEY}"
 
     async def test_without_any_key_the_set_up_is_at_fault(self):
-        names = ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
+        names = ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "MISTRAL_API_KEY", "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
+        names += ("GOOGLE_API_KEY", "GEMINI_API_KEY")
         with tempfile.TemporaryDirectory() as nothing:
             for place in ("HOME", "ANTHROPIC_CONFIG_DIR"):
                 with mock.patch.dict(os.environ, {place: nothing}):

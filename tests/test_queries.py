@@ -19,8 +19,8 @@ from converse.events import Replay, Snapshot
 from converse.flushes import Entry, Fragment, Outcome
 from converse.managers import NewChunk
 from converse.models import Conversation, Message, MessageChunk
+from converse.opening import start
 from converse.replays import read
-from converse.streaming import start
 
 STATEMENT = re.compile(r"^(?:\d+ times: )?((?:SELECT|INSERT|UPDATE|DELETE)\b.*)", re.DOTALL)
 
@@ -52,7 +52,7 @@ def grow(*messages: Message, chunks: int) -> None:
         text = f"{number} "
         rows.append(NewChunk(message.pk, sequence, conversation.pk, offset, "text", 0, text, None, now))
     MessageChunk.objects.insert(rows)
-    Conversation.all_objects.advance({conversation.pk: conversation.last_offset + chunks}, now)
+    Conversation.all_objects.advance({conversation.pk: conversation.last_offset + chunks})
 
 
 class FlushTests(TestCase):

@@ -8,17 +8,13 @@ from django.test import TestCase, override_settings
 
 from converse.models import Conversation, Message
 from tests.recordings import MISSING, Recording, RecordingServer, available, load
-from tests.test_providers_recordings import ERRORS
+from tests.test_providers_recordings import ERRORS, PROVIDERS, named
 
-BACKENDS = {
-    "openai.chat": "converse.providers.openai.OpenAIProvider",
-    "mistral.chat": "converse.providers.openai.OpenAIProvider",
-    "anthropic.messages": "converse.providers.anthropic.AnthropicProvider",
-}
+BACKENDS = {api: f"{provider.__module__}.{provider.__name__}" for api, provider in PROVIDERS.items()}
 
 
 @skipUnless(available(), MISSING)
-@override_settings(CONVERSE_RETRIES=0)
+@override_settings(CONVERSE_RETRIES=0, CONVERSE_MAX_STEPS=1)  # one answer each, also where the provider paused
 class StoredRecordingTests(TestCase):
     """Every recorded answer, over real HTTP and through the real SDK, ends as the message it should be."""
 
@@ -42,7 +38,7 @@ class StoredRecordingTests(TestCase):
         assert message.reasoning == expected.get("reasoning", "")
         assert message.refusal == expected.get("refusal", "")
         calls = [{key: call[key] for key in ("id", "name", "arguments")} for call in message.tool_calls]
-        assert calls == expected.get("tool_calls", [])
+        assert [named(call) for call in calls] == expected.get("tool_calls", [])
         assert (message.usage or None) == expected.get("usage")
         assert message.status == ("failed" if recording.name in ERRORS else "completed")
         if recording.name in ERRORS:

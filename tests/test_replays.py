@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase as HypothesisTestCase
 
 from converse import replays
-from converse.deltas import ReasoningDelta, RefusalDelta, TextDelta, ToolCallDelta
+from converse.deltas import RawBlock, ReasoningDelta, RefusalDelta, SourceDelta, TextDelta, ToolCallDelta
 from converse.events import Replay, Snapshot
 from converse.models import Conversation, Message
+from converse.parts import StoredFile, ToolResult
 from converse.replays import read
-from tests.readers import Assembled, parts_of, statuses_of
+from tests.readers import Assembled, parts_of, shown_in, statuses_of
 
 
 def small_pages(size):
@@ -235,6 +236,22 @@ class ReplayTests(TestCase):
         with mock.patch.object(replays, "FRAME", 10):
             assert len(read(self.conversation.pk, None, None).messages) == 1
 
+    def test_what_a_snapshot_has_no_room_for_are_other_versions_first(self):
+        messages = [self.conversation.create_user_message("x" * 1000) for _ in range(5)]
+        Message.objects.filter(pk__in=[message.pk for message in messages[2:]]).update(current=False)
+        Conversation.objects.update(leaf_offset=messages[1].offset)
+
+        def told():
+            snapshot = read(self.conversation.pk, None, None)
+            assert snapshot.truncated == (len(snapshot.messages) < 5)
+            return [messages.index(Message.objects.get(uuid=state["messageId"])) for state in snapshot.messages]
+
+        for limit, expected in ((1, [1]), (2, [0, 1]), (3, [0, 1, 4]), (5, [0, 1, 2, 3, 4])):
+            with override_settings(CONVERSE_SNAPSHOT_LIMIT=limit):
+                assert told() == expected
+        with mock.patch.object(replays, "FRAME", 5000):
+            assert told() == [0, 1, 4]
+
     def test_a_snapshot_of_closed_messages_asks_for_no_chunks(self):
         self.conversation.create_user_message("Hi")
         with self.assertNumQueries(2):
@@ -258,8 +275,23 @@ class SnapshotTests(TestCase):
         found = self.snapshot()
         assert [data["content"] for data in found.messages] == ["1", "Once upon"]
         assert [data["sequence"] for data in found.messages] == [0, 2]
-        assert (found.conversation, found.truncated) == ({"title": "Plans", "deleted": False}, False)
+        assert found.conversation == {"title": "Plans", "deleted": False, "leaf": message.offset}
+        assert not found.truncated
         assert "secret" not in str(found.wire())
+
+    def test_it_leads_over_deleted_messages_to_what_they_followed(self):
+        messages = self.conversation.add_messages("1", "2", "3", "4", "5", "6")
+        for number in (1, 2, 5):
+            messages[number].delete()
+        places = [message.offset for message in messages]
+        found = self.snapshot()
+        assert found.gone == [{"place": places[n], "follows": places[n - 1]} for n in (1, 2, 5)]
+        assert found.conversation["leaf"] == places[5]
+        with override_settings(CONVERSE_SNAPSHOT_LIMIT=1):  # what comes before the first one told is nothing to it
+            assert self.snapshot().gone == found.gone[2:]
+        for message in messages:
+            message.delete()
+        assert [link["place"] for link in self.snapshot().gone] == places
 
     def test_it_has_the_newest_messages_oldest_first_and_says_when_there_are_more(self):
         self.conversation.add_messages("1", "2", "3")
@@ -424,6 +456,14 @@ class Story:
         ToolCallDelta(index=1, id="b", name="sub", arguments="["),
         ToolCallDelta(index=0, arguments="1"),
         RefusalDelta(text="No"),
+        ReasoningDelta(text="well", signature="secret"),
+        TextDelta("signed", signature="secret"),
+        ToolResult(id="a", name="add", output="1é", is_error=True),
+        ToolResult(id="b", name="sub", output=""),
+        SourceDelta(url="https://example.org/", title="There", text="as quoted"),
+        SourceDelta(url="https://example.org/"),
+        StoredFile(attachment="f", name="a.png", mime_type="image/png", size=7),
+        RawBlock({"secret": 1}),
     )
 
     def __init__(self, conversation):
@@ -463,6 +503,18 @@ class Story:
     def say(self, which):
         self.conversation.add_user_message(f"Turn {which}")
 
+    def edit(self, which):
+        if (message := self.any(which)) and message.role == "user" and not message.deleted_at:
+            message.edit("Otherwise", policy="allow").stop()
+
+    def retry(self, which):
+        if (message := self.any(which)) and message.reply_to and not message.deleted_at:
+            message.regenerate(policy="allow").stop()
+
+    def switch(self, which):
+        if (message := self.any(which)) and not message.deleted_at:
+            message.switch()
+
     def delete(self, which):
         if message := self.any(which):
             message.delete()
@@ -487,15 +539,16 @@ class Story:
 
 STEPS = (
     *("start", "append", "append", "append", "complete", "fail", "stop"),
-    *("say", "delete", "restore", "note", "rename", "hide", "unhide"),
+    *("say", "edit", "retry", "switch", "delete", "restore", "note", "rename", "hide", "unhide"),
 )
 steps = st.tuples(st.sampled_from(STEPS), st.integers(0, 20))
 
 
+@override_settings(CONVERSE_RUNNER="tests.runners.WaitingRunner", CONVERSE_OPEN_LIMIT=1000)
 class PropertyTests(HypothesisTestCase):
     @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
     @given(
-        story=st.lists(st.one_of(steps, st.tuples(st.just("read"), st.integers(0, 2))), max_size=40),
+        story=st.lists(st.one_of(steps, st.tuples(st.just("read"), st.integers(0, 2))), min_size=12, max_size=60),
         page=st.integers(1, 5),
         meanwhile=st.lists(st.tuples(st.integers(0, 30), steps), max_size=4),
     )
@@ -524,5 +577,7 @@ class PropertyTests(HypothesisTestCase):
             for reader in readers:
                 reader.up()
                 assert reader.assembled.parts == parts_of(conversation)
+                assert "secret" not in str(reader.assembled.events)
                 assert reader.assembled.statuses == statuses_of(conversation)
+                assert reader.assembled.shown == shown_in(conversation)
                 assert reader.assembled.title == Conversation.objects.get(pk=conversation.pk).title

@@ -6,18 +6,21 @@ import threading
 from datetime import timedelta
 
 import pytest
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 from django.db.models.functions import Now
 from django.test import TestCase, TransactionTestCase, override_settings
 
 from converse.choices import FinishReason
 from converse.closing import settle_abandoned
 from converse.deltas import Finish, ReasoningDelta, Started, TextDelta, ToolCallDelta, Usage
+from converse.drafts import storable
+from converse.driving import run
 from converse.exceptions import ConversationBusy, InvalidMessage, ProviderError, UnknownProvider
 from converse.models import Conversation, Message
-from converse.replies import run, start_queued, storable
+from converse.replies import start_queued
 from converse.signals import message_cancelled, message_completed, message_failed
-from converse.testing import Script, scripted
+from converse.testing import Script, call, scripted
+from tests import toolbox
 
 OVERLOADED = ProviderError("busy", type="overloaded", retryable=True, retry_after=0)
 
@@ -43,9 +46,10 @@ class AskTests(TestCase):
         assert (reply.finish_reason, reply.metadata["provider_finish_reason"]) == ("stop", "stop")
         assert (reply.provider, reply.reply_to.content, reply.attempt) == ("default", "Tell me.", 1)
 
-    async def test_the_twin_does_the_same(self):
+    async def test_the_twin_does_the_same_and_what_was_asked_is_at_hand(self):
         with scripted(["Yes."]):
-            assert (await self.conversation.aask("Really?")).content == "Yes."
+            reply = await self.conversation.aask("Really?")
+        assert (reply.content, reply.reply_to.content, reply.conversation) == ("Yes.", "Really?", self.conversation)
 
     def test_the_provider_sees_the_system_prompt_and_the_turns_that_matter(self):
         self.conversation.add_system_message("rule").add_user_message("one").add_user_message("").add_assistant_message(
@@ -174,7 +178,7 @@ class PolicyTests(TestCase):
 
     def test_a_second_reply_is_rejected_while_the_first_is_open(self):
         first = self.conversation.reply("one")
-        with pytest.raises(ConversationBusy):
+        with pytest.raises(ConversationBusy, match="cancel_previous, queue or allow"):
             self.conversation.reply("two")
         assert self.conversation.messages.count() == 2
         first.stop()
@@ -293,7 +297,7 @@ class StopTests(TestCase):
         assert not await reply.astop()
 
     async def test_a_reply_whose_conversation_is_purged_ends_without_a_fault(self):
-        with scripted([Usage(input=5), "so far", asyncio.Event()]) as script:
+        with scripted([Started(model="m"), Usage(input=5), "so far", asyncio.Event()]) as script:
             reply = await self.conversation.areply("Hi")
             running = asyncio.create_task(run(reply.pk))
             async with asyncio.timeout(5):
@@ -374,6 +378,57 @@ class RunnerTests(TransactionTestCase):
         assert settle_abandoned() == [reply]
         reply.refresh_from_db()
         assert (reply.status, reply.error_type) == ("failed", "interrupted")
+
+
+class EndTests(TransactionTestCase):
+    """Waiting for the end of a message that somebody else writes."""
+
+    def setUp(self):
+        self.conversation = Conversation.objects.start()
+
+    def test_a_reply_in_the_background_is_given_when_it_has_ended(self):
+        wait = threading.Event()
+        with scripted(["Once ", wait, "upon"]):
+            reply = self.conversation.reply("Tell me a story.")
+            threading.Timer(0.3, wait.set).start()
+            assert reply.wait_end(timeout=20) is reply
+        assert (reply.status, reply.content) == ("completed", "Once upon")
+        assert reply.wait_end(timeout=0) is reply
+
+    async def test_the_twin_does_the_same(self):
+        with scripted([0.2, "Once"]):
+            reply = await self.conversation.areply("Tell me a story.")
+            assert await reply.await_end() is reply
+        assert (reply.status, reply.content) == ("completed", "Once")
+
+    def test_so_is_one_that_waits_for_a_person(self):
+        with scripted([call("pay", amount=5)], ["Paid."]):
+            reply = self.conversation.ask("Pay!", tools=[toolbox.pay])
+            assert (reply.status, reply.wait_end(0).status) == ("waiting", "waiting")
+            reply.approve(reply.undecided[0]["id"])
+            assert reply.wait_end(timeout=20).content == "Paid."
+
+    async def test_there_is_a_limit_to_patience(self):
+        message = await self.conversation.astart_streaming_assistant()
+        with pytest.raises(TimeoutError, match=r"0\.3 seconds"):
+            await message.await_end(timeout=0.3)
+        for timeout in (0, 0.1):
+            with pytest.raises(TimeoutError):
+                await sync_to_async(message.wait_end)(timeout)
+        assert message.status == "streaming"
+
+    def test_a_dead_writer_is_not_waited_for(self):
+        message = self.conversation.start_streaming_assistant()
+        message.append_chunk("so far")
+        Message.objects.update(lease_expires_at=Now() - timedelta(seconds=1))
+        assert message.wait_end(timeout=20).error_type == "interrupted"
+        assert message.content == "so far"
+
+    def test_a_message_that_is_purged_has_no_end(self):
+        message = self.conversation.start_streaming_assistant()
+        Message.objects.get().purge()
+        with pytest.raises(Message.DoesNotExist):
+            message.wait_end(timeout=20)
 
 
 class NoRunner:

@@ -5,6 +5,7 @@ import json
 from datetime import datetime, timedelta
 
 import pytest
+from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connection
 from django.db.models.functions import Now
 from django.test import TestCase, override_settings
@@ -260,6 +261,27 @@ class StreamObjectTests(TestCase):
         ]
         assert message.content == "I ask: Done."
         assert (message.reasoning, message.refusal, len(message.tool_calls)) == ("Let me see.", "No more.", 2)
+        assert async_to_sync(message.atool_calls)() == message.tool_calls
+
+    async def test_an_open_message_tells_what_came_so_far(self):
+        async with self.conversation.astream_reply() as stream:
+            message = await Message.objects.aget(pk=stream.message.pk)
+            assert (await message.atool_calls(), await message.areasoning(), await message.arefusal()) == ([], "", "")
+            for piece in (
+                ReasoningDelta(text="Let me "),
+                ReasoningDelta(text="see."),
+                "I ask: ",
+                ToolCallDelta(index=0, id="c1", name="add", arguments='{"a"'),
+            ):
+                await stream.aappend(piece)
+            await stream.adrain()
+            assert await message.areasoning() == "Let me see."
+            assert await message.atool_calls() == [
+                {"type": "tool_call", "id": "c1", "name": "add", "arguments": '{"a"'}
+            ]
+            await stream.aappend(RefusalDelta("No more."))
+            await stream.adrain()
+            assert await sync_to_async(lambda: message.refusal)() == "No more."
 
     def test_usage_is_kept_and_null_is_never_a_false_zero(self):
         stream = self.conversation.start_streaming_assistant().stream

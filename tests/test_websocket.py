@@ -11,13 +11,20 @@ from channels.auth import AuthMiddlewareStack
 from channels.routing import URLRouter
 from django.contrib.auth.models import AnonymousUser, User
 from django.test import Client as Browser
-from django.test import TransactionTestCase, override_settings
+from django.test import SimpleTestCase, TransactionTestCase, override_settings
+from django.utils import timezone
+from hypothesis import given
+from hypothesis import strategies as st
 
-from converse import loops, subscriptions
+from converse import approvals, loops, subscriptions
+from converse.choices import Status
+from converse.deltas import ToolCallDelta
 from converse.hubs import hub
 from converse.models import Conversation, Message
 from converse.routing import websocket_urlpatterns
 from converse.testing import scripted
+from converse.tools import tool
+from converse.transports import frames
 from converse.transports import websocket as transport
 from tests.layers import held_layer
 from tests.readers import Assembled, stored, until
@@ -27,6 +34,9 @@ NOT_FOUND = {"type": "error", "code": "not_found", "reason": "There is no such c
 GENEROUS = {"CONVERSE_FRAME_RATE": 10_000}
 
 
+ABOUT_A_MESSAGE = ("edit", "retry", "switch", "approve", "deny", "stop")
+
+
 class HereRunner:
     """Runs replies in the readers' loop."""
 
@@ -34,11 +44,34 @@ class HereRunner:
         loops.run_in(loops.home(), run(message_id))
 
 
-class WaitingRunner:
-    """Leaves replies as they are."""
+def claimed(reply):
+    """Have a reply stand as if its runner had begun with it."""
+    Message.objects.filter(pk=reply.pk).update(status=Status.STREAMING, started_at=timezone.now())
+    return reply
 
-    def start(self, run, message_id):
-        pass
+
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+@tool(approval=True)
+def pay(amount: int) -> str:
+    """Pay an amount."""
+    return f"Paid {amount}."
+
+
+def as_accountant(user, conversation):
+    assert isinstance(user, User)
+    return {"tools": [add, pay], "max_steps": 3, "metadata": {"for": conversation.title}}
+
+
+def ill_advised(user, conversation):
+    return {"tools": ["tests.secret.place"]}
+
+
+def misspelt(user, conversation):
+    return {"tool": [add], "policy": "allow", "model": "m"}
 
 
 def nobody(user, action, conversation):
@@ -50,7 +83,7 @@ def broken(user, action, conversation):
 
 
 # The sweeper sleeps: it may be faster than the layer.
-@override_settings(CONVERSE_SWEEP_INTERVAL=1000, CONVERSE_RUNNER="tests.test_websocket.WaitingRunner")
+@override_settings(CONVERSE_SWEEP_INTERVAL=1000, CONVERSE_RUNNER="tests.runners.WaitingRunner")
 class SocketTestCase(TransactionTestCase):
     def setUp(self):
         held = held_layer()
@@ -208,8 +241,18 @@ class FrameTests(SocketTestCase):
             ("send", {"conversation": uuid, "content": "Hi", "provider": "other"}, "provider"),
             ("send", {"conversation": uuid, "content": "Hi", "provider": ["default"]}, "provider"),
             ("send", {"conversation": uuid, "content": "Hi", "policy": "please"}, "policy"),
-            ("stop", {}, "message"),
-            ("stop", {"message": 7}, "message"),
+            ("send", {"conversation": uuid, "attachments": []}, "content"),
+            ("send", {"conversation": uuid, "attachments": [], "content": ""}, "content"),
+            ("send", {"conversation": uuid, "content": "Hi", "attachments": "x"}, "attachments"),
+            ("send", {"conversation": uuid, "content": "Hi", "attachments": {}}, "attachments"),
+            ("send", {"conversation": uuid, "content": "Hi", "attachments": [7]}, "attachments"),
+            ("send", {"conversation": uuid, "content": "Hi", "attachments": ["\ud800"]}, "attachments"),
+            ("send", {"conversation": uuid, "content": "Hi", "attachments": ["nonsense"]}, "attachments[0]"),
+            ("send", {"conversation": uuid, "attachments": [str(uuid4())]}, "attachments[0]"),
+            ("send", {"conversation": uuid, "attachments": [str(uuid4())] * 11}, "attachments"),
+            *((command, {}, "message") for command in ABOUT_A_MESSAGE),
+            *((command, {"message": 7}, "message") for command in ABOUT_A_MESSAGE),
+            *((command, {"message": [uuid]}, "message") for command in ABOUT_A_MESSAGE),
             ("typing", {}, "conversation"),
             ("ack", {"conversation": uuid}, "offset"),
             ("ack", {"conversation": uuid, "offset": "1"}, "offset"),
@@ -234,9 +277,12 @@ class FrameTests(SocketTestCase):
                     answer = await client.ask(command, conversation=uuid, **fields)
                     assert {**answer, "id": None} == {**NOT_FOUND, "id": None}
             for uuid in (str(message.uuid), str(uuid4()), "nonsense", ""):
-                assert {**await client.ask("stop", message=uuid), "id": None} == {**NOT_FOUND, "id": None}
+                for command in ABOUT_A_MESSAGE:
+                    answer = await client.ask(command, message=uuid, content="Hi", call="a")
+                    assert {**answer, "id": None} == {**NOT_FOUND, "id": None}
         await message.arefresh_from_db()
         assert message.is_streaming
+        assert await foreign.messages.acount() == 1
 
     async def test_a_failure_of_ours_is_not_explained(self):
         with override_settings(CONVERSE_AUTHORIZE="tests.test_websocket.broken"), self.assertLogs("converse", "ERROR"):
@@ -252,7 +298,7 @@ class FrameTests(SocketTestCase):
     async def test_a_binary_frame_closes_the_socket(self):
         async with Client(self.user) as client:
             await client.socket.send_to(bytes_data=b"{}")
-            assert await client.closed() == 1003
+            assert await client.closed() == 4415
 
     async def test_a_frame_too_large_closes_the_socket_and_bytes_are_counted(self):
         with override_settings(CONVERSE_FRAME_LIMIT=100):
@@ -260,11 +306,12 @@ class FrameTests(SocketTestCase):
                 await client.write('{"type":"ping","x":"' + "x" * 78 + '"}')
                 assert (await client.frame(lambda frame: True))["type"] == "pong"
                 await client.write('{"type":"ping","x":"' + "é" * 50 + '"}')
-                assert await client.closed() == 1009
+                assert await client.closed() == 4413
 
     async def test_a_flood_closes_the_socket_be_it_of_commands_or_of_nonsense(self):
         uuid = self.uuid
-        for text in ("nonsense", "{}", json.dumps({"type": "unsubscribe", "conversation": uuid})):
+        approval = json.dumps({"type": "approve", "message": uuid, "call": "a"})
+        for text in ("nonsense", "{}", json.dumps({"type": "unsubscribe", "conversation": uuid}), approval):
             with override_settings(CONVERSE_FRAME_RATE=5, CONVERSE_SUBSCRIPTION_LIMIT=5):
                 async with Client(self.user) as client:
                     for _ in range(30):
@@ -413,7 +460,7 @@ class SubscribingTests(SocketTestCase):
         with self.assertNoLogs("converse"):
             await socket.send({"type": "pong"})
             await socket.send({"type": "pong"})
-            await socket.close(1011)
+            await socket.close(4500)
         assert len(sent) == 1
 
     async def test_a_subscription_that_fails_closes_the_socket(self):
@@ -421,7 +468,7 @@ class SubscribingTests(SocketTestCase):
             failing = mock.patch.object(subscriptions, "read", side_effect=ZeroDivisionError)
             with failing, self.assertLogs("converse", "ERROR"):
                 await client.follow(self.conversation)
-                assert await client.closed() == 1011
+                assert await client.closed() == 4500
 
 
 class FlowTests(SocketTestCase):
@@ -530,6 +577,49 @@ class SendingTests(SocketTestCase):
             turn = await self.conversation.messages.user().afirst()
             assert (await client.ask("stop", message=str(turn.uuid)))["status"] == "completed"
 
+    async def test_a_file_that_was_uploaded_is_sent_along_and_needs_no_words(self):
+        files = [await self.conversation.aattach(f"note {number}".encode(), "note.txt") for number in range(2)]
+        uuids = [str(file.uuid) for file in files]
+        async with self.following() as client:
+            await self.send(client, "See", attachments=uuids)
+            said = await client.event("MessageCreated")
+            assert [part.get("attachment") for part in said["parts"]] == [None, *uuids]
+            await self.send(client, "", attachments=uuids[:1], policy="allow")
+            wordless = {"type": "send", "conversation": self.uuid, "attachments": uuids[1:], "policy": "allow"}
+            await client.write(wordless)
+            assert (await client.frame(lambda frame: frame.get("type") == "sent"))["reply"]
+        turns = self.conversation.messages.user().order_by("offset")
+        assert [[part["type"] for part in turn.parts] async for turn in turns] == [
+            ["text", "file", "file"],
+            ["file"],
+            ["file"],
+        ]
+
+    async def test_a_file_of_another_conversation_is_none(self):
+        foreign = await Conversation.objects.astart(self.friend)
+        theirs = await foreign.aattach(b"secret", "note.txt")
+        async with Client(self.user) as client:
+            answer = await self.send(client, attachments=[str(theirs.uuid)])
+            assert (answer["code"], answer["field"]) == ("invalid", "attachments[0]")
+        assert not await self.conversation.messages.aexists()
+
+    async def test_the_site_says_how_replies_to_clients_are_asked_for(self):
+        rule = {"CONVERSE_CLIENT_REPLY": "tests.test_websocket.as_accountant"}
+        async with Client(self.user) as client:
+            with override_settings(**rule):
+                mine = {"tools": ["os.system"], "max_steps": 99, "metadata": {"for": "me"}, "options": {"x": 1}}
+                reply = await Message.objects.aget(uuid=(await self.send(client, **mine))["reply"])
+            assert reply.plan["tools"] == ["tests.test_websocket.add", "tests.test_websocket.pay"]
+            assert (reply.plan["max_steps"], reply.metadata["for"], reply.options) == (3, "Plans", {})
+            bad = {"CONVERSE_CLIENT_REPLY": "tests.test_websocket.ill_advised"}
+            with override_settings(**bad), self.assertLogs("converse", "ERROR"):
+                answer = await self.send(client)
+            assert (answer["code"], answer["reason"]) == ("server_error", "The server had a failure.")
+            bad = {"CONVERSE_CLIENT_REPLY": "tests.test_websocket.misspelt"}
+            with override_settings(**bad), self.assertLogs("converse", "ERROR") as logs:
+                assert (await self.send(client))["code"] == "server_error"
+            assert "CONVERSE_CLIENT_REPLY: tests.test_websocket.misspelt gave policy, tool, but" in logs.output[0]
+
     async def test_closing_the_socket_stops_no_reply(self):
         async with self.following() as client:
             reply = (await self.send(client))["reply"]
@@ -543,14 +633,248 @@ class SendingTests(SocketTestCase):
                 assert (await client.ask("stop", message=sent["reply"]))["status"] == "cancelled"
 
 
+class VersionTests(SocketTestCase):
+    """Other versions of turns and replies."""
+
+    def setUp(self):
+        super().setUp()
+        self.conversation.add_user_message("Hello")
+        self.turn = self.conversation.create_user_message("Why?")
+        self.reply = claimed(self.conversation.reply(None))
+        self.reply.stream.append("Because.").complete()
+
+    async def shown(self):
+        current = self.conversation.messages.current().order_by("offset")
+        return [message.content async for message in current]
+
+    async def test_a_reply_is_asked_for_again_on_a_branch_of_its_own_and_only_once_a_client_id(self):
+        async with Client(self.user) as client:
+            first = await client.ask("retry", message=str(self.reply.uuid), clientId="a")
+            assert (first["type"], first["conversation"], first["message"]) == ("sent", self.uuid, str(self.turn.uuid))
+            again = await client.ask("retry", message=str(self.reply.uuid), clientId="a")
+            assert {**first, "id": 0} == {**again, "id": 0}
+            assert (await client.ask("retry", message=str(self.reply.uuid), clientId="b"))["code"] == "busy"
+        version = await Message.objects.aget(uuid=first["reply"])
+        assert (version.follows, version.attempt, version.external_id) == (self.turn.offset, 2, "a")
+        assert await self.shown() == ["Hello", "Why?", ""]
+
+    async def test_a_turn_is_said_otherwise_on_a_branch_of_its_own_and_only_once_a_client_id(self):
+        async with Client(self.user) as client:
+            first = await client.ask("edit", message=str(self.turn.uuid), content="How?", clientId="a")
+            again = await client.ask("edit", message=str(self.turn.uuid), content="How?", clientId="a")
+            assert first["type"] == "sent"
+            assert {**first, "id": 0} == {**again, "id": 0}
+        turn = await Message.objects.aget(uuid=first["message"])
+        assert (turn.content, turn.follows, turn.external_id) == ("How?", self.turn.follows, "a")
+        assert await self.shown() == ["Hello", "How?", ""]
+
+    async def test_an_edited_turn_keeps_its_files_unless_others_are_given(self):
+        file = await self.conversation.aattach(b"note", "note.txt")
+        turn = await self.conversation.acreate_message("user", "See", attachments=[file])
+        async with Client(self.user) as client:
+            for fields, files in (({}, 1), ({"attachments": []}, 0), ({"attachments": [str(file.uuid)]}, 1)):
+                answer = await client.ask("edit", message=str(turn.uuid), content="Look", policy="allow", **fields)
+                edited = await Message.objects.aget(uuid=answer["message"])
+                assert [part["type"] for part in edited.parts] == ["text", *["file"] * files]
+
+    async def test_a_branch_is_shown_again_and_all_readers_are_told(self):
+        async with self.following() as client, self.following() as other_tab:
+            await client.ask("retry", message=str(self.reply.uuid))
+            for _ in range(2):
+                answer = await client.ask("switch", message=str(self.reply.uuid))
+                assert answer == {"type": "switched", "message": str(self.reply.uuid), "leaf": self.reply.offset,
+                                  "id": answer["id"]}  # fmt: skip
+            assert (await other_tab.event("ConversationUpdated"))["leaf"] == self.reply.offset
+        assert await self.shown() == ["Hello", "Why?", "Because."]
+
+    async def test_what_cannot_be_is_refused_with_the_field_to_blame(self):
+        turn, reply = str(self.turn.uuid), str(self.reply.uuid)
+        await self.conversation.acreate_message("user", "Mine", external_id="taken")
+        gone = await self.conversation.acreate_user_message("gone")
+        await gone.adelete()
+        async with Client(self.user) as client:
+            for command, fields, field in (
+                ("retry", {"message": turn}, "message"),
+                ("retry", {"message": reply, "clientId": "x" * 101}, "clientId"),
+                ("retry", {"message": reply, "clientId": "taken"}, "clientId"),
+                ("retry", {"message": reply, "policy": "please"}, "policy"),
+                ("retry", {"message": reply, "provider": "secret"}, "provider"),
+                ("edit", {"message": turn}, "content"),
+                ("edit", {"message": turn, "content": " "}, "content"),
+                ("edit", {"message": turn, "content": "x" * 100_001}, "content"),
+                ("edit", {"message": turn, "content": "x", "attachments": ["x"]}, "attachments[0]"),
+                ("edit", {"message": reply, "content": "x"}, "message"),
+            ):
+                answer = await client.ask(command, **fields)
+                assert (answer.get("code"), answer.get("field")) == ("invalid", field), (command, fields, answer)
+            assert (await client.ask("switch", message=str(gone.uuid)))["code"] == "not_found"
+        assert await self.shown() == ["Hello", "Why?", "Because.", "Mine"]
+
+
+class ApprovalTests(SocketTestCase):
+    """Calls of tools that wait for a person."""
+
+    def setUp(self):
+        super().setUp()
+        self.reply = self.waiting()
+
+    def waiting(self):
+        reply = claimed(self.conversation.reply("Pay!", tools=[add, pay]))
+        for index, call in enumerate("ab"):
+            reply.stream.append(ToolCallDelta(index=index, id=call, name="pay", arguments='{"amount": 7}'))
+        approvals.suspend(reply)
+        return reply
+
+    async def decide(self, client, command, call="a", **fields):
+        return await client.ask(command, message=str(self.reply.uuid), call=call, **fields)
+
+    async def decisions(self):
+        chunks = self.reply.chunks.filter(kind="approval").order_by("sequence")
+        return [(chunk.content, chunk.metadata["id"], chunk.metadata["by"]) async for chunk in chunks]
+
+    async def test_each_call_is_decided_once_and_when_all_are_the_reply_goes_on(self):
+        uuid, me = str(self.reply.uuid), str(self.user.pk)
+        async with self.following() as client, self.following() as other_tab:
+            for _ in range(2):
+                answer = await self.decide(client, "approve", reason="fine")
+                assert answer == {"type": "decided", "message": uuid, "call": "a", "decision": "approved",
+                                  "id": answer["id"]}  # fmt: skip
+            assert (await self.decide(client, "deny"))["field"] == "call"
+            assert (await self.decide(client, "deny", "b"))["decision"] == "denied"
+            assert (await self.decide(client, "deny", "b"))["decision"] == "denied"
+            told = await other_tab.event("StreamUpdate")
+            assert (told["kind"], told["chunk"], told["toolCallId"]) == ("approval", "approved", "a")
+            assert told["data"] == {"reason": "fine"}
+            assert (await other_tab.event("MessageUpdated"))["status"] == "pending"
+        assert await self.decisions() == [("approved", "a", me), ("denied", "b", me)]
+
+    @override_settings(CONVERSE_RUNNER="tests.test_websocket.HereRunner")
+    async def test_an_approved_call_is_made_and_the_reply_comes_to_its_end(self):
+        with scripted(["All done."]):
+            async with self.following() as client:
+                await self.decide(client, "approve")
+                await self.decide(client, "deny", "b", reason="Not today.")
+                done = await client.event("MessageCompleted")
+                assert done["messageId"] == str(self.reply.uuid)
+                for _ in range(2):  # also when all is over
+                    assert (await self.decide(client, "approve"))["type"] == "decided"
+                late = await self.decide(client, "approve", "b")
+                assert (late["code"], late["field"]) == ("invalid", "message")
+        message = await Message.objects.aget(pk=self.reply.pk)
+        results = [part["output"] for part in message.parts if part["type"] == "tool_result"]
+        assert (results[0], message.content) == ("Paid 7.", "All done.")
+        assert "Not today." in results[1]
+
+    async def test_what_does_not_wait_cannot_be_decided(self):
+        turn = await self.conversation.messages.user().afirst()
+        async with Client(self.user) as client:
+            for call in ("c", "", "\u2028", "x" * 100):
+                answer = await self.decide(client, "approve", call)
+                assert (answer["code"], answer["field"]) == ("invalid", "call")
+            for fields, field in (
+                ({"call": None}, "call"),
+                ({"call": ["a"]}, "call"),
+                ({"call": "x" * 101}, "call"),
+                ({"call": "\x00"}, "call"),
+                ({"reason": 7}, "reason"),
+                ({"reason": "x" * 1001}, "reason"),
+                ({"reason": "\ud800"}, "reason"),
+                ({"message": str(turn.uuid)}, "message"),
+            ):
+                answer = await client.ask("deny", **{"message": str(self.reply.uuid), "call": "a", **fields})
+                assert (answer["code"], answer["field"]) == ("invalid", field), fields
+            streaming = await self.conversation.astart_streaming_assistant()
+            answer = await client.ask("approve", message=str(streaming.uuid), call="a")
+            assert (answer["code"], answer["field"]) == ("invalid", "message")
+            await client.ask("stop", message=str(self.reply.uuid))
+            assert (await self.decide(client, "approve"))["field"] == "message"
+        assert await self.decisions() == []
+
+    async def test_two_who_decide_at_once_cannot_both_win(self):
+        await self.conversation.ashare_with(self.friend)
+        async with Client(self.user) as ada, Client(self.friend) as bob:
+            both = await asyncio.gather(self.decide(ada, "approve"), self.decide(bob, "deny"))
+        assert sorted(answer["type"] for answer in both) == ["decided", "error"]
+        assert len(await self.decisions()) == 1
+
+
+class LargeTests(SocketTestCase):
+    """What is too large for one frame."""
+
+    async def test_a_message_over_a_megabyte_reaches_its_reader_whole_in_frames_that_daphne_sends(self):
+        hard = '"\\\u2028🙂\n' * 200_000
+        async with Client(self.user) as client:
+            message = await self.conversation.acreate_user_message(hard)
+            await client.follow(self.conversation)
+            snapshot = await client.event("Snapshot")
+            assert snapshot["messages"][0]["content"] == hard
+            await client.follow(self.conversation, after=1, epoch=self.conversation.epoch)
+            [created] = (await client.event("Replay"))["events"]
+            assert (created["data"]["messageId"], created["data"]["content"]) == (str(message.uuid), hard)
+            assert client.largest <= 2**20
+            assert client.largest > 2**19
+
+    async def test_pieces_of_two_conversations_do_not_mix(self):
+        other = await Conversation.objects.astart(self.user)
+        await self.conversation.acreate_user_message("a" * 5000)
+        await other.acreate_user_message("b" * 5000)
+        with mock.patch.object(frames, "LARGEST", 1000):
+            async with Client(self.user) as client:
+                await client.write({"type": "subscribe", "conversation": self.uuid})
+                await client.write({"type": "subscribe", "conversation": str(other.uuid)})
+                found = [await client.event("Snapshot") for _ in range(2)]
+        assert {said["messages"][0]["content"] for said in found} == {"a" * 5000, "b" * 5000}
+
+    async def test_a_reader_who_goes_in_the_middle_of_one_does_no_harm(self):
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+            raise BrokenPipeError
+
+        with mock.patch.object(frames, "LARGEST", 1000):
+            await transport.Socket(self.user, None, send).send({"type": "pong", "x": "x" * 5000})
+        assert len(sent) == 1
+
+
+class PieceTests(SimpleTestCase):
+    @given(text=st.text(st.characters(exclude_categories=["Cs"])), largest=st.integers(4, 40))
+    def test_pieces_come_together_to_the_frame_and_none_is_too_large(self, text, largest):
+        whole = json.dumps(text, ensure_ascii=False)
+        with mock.patch.object(frames, "LARGEST", largest):
+            cut = frames.pieces(whole)
+        if len(cut) == 1:
+            assert cut == [whole]
+            assert len(whole.encode()) <= max(largest, largest // 4)
+            return
+        read = [json.loads(piece) for piece in cut]
+        assert "".join(piece["text"] for piece in read) == whole
+        assert [piece["more"] for piece in read] == [True] * (len(cut) - 1) + [False]
+        envelope = len(json.dumps({"type": "piece", "text": "", "more": False}))
+        assert all(len(piece.encode()) <= largest + envelope for piece in cut)
+
+
 class RightsTests(SocketTestCase):
     async def test_a_role_says_which_commands_are_allowed(self):
+        turn = await self.conversation.acreate_user_message("Why?")
+        reply = await self.conversation.acreate_assistant_message("Because.")
+        await Message.objects.filter(pk=reply.pk).aupdate(reply_to=turn)
         message = await self.conversation.astart_streaming_assistant()
+        await message.stream.aappend(ToolCallDelta(index=0, id="a", name="pay", arguments="{}"))
+        await message.stream.aappend(ToolCallDelta(index=1, id="b", name="pay", arguments="{}"))
+        await message.stream.adrain()
+        await Message.objects.filter(pk=message.pk).aupdate(status=Status.WAITING)
         commands = {
             "subscribe": {"conversation": self.uuid},
             "send": {"conversation": self.uuid, "content": "Hi", "policy": "allow"},
+            "edit": {"message": str(turn.uuid), "content": "Hi", "policy": "allow"},
+            "retry": {"message": str(reply.uuid), "policy": "allow"},
+            "switch": {"message": str(reply.uuid)},
+            "approve": {"message": str(message.uuid), "call": "a"},
+            "deny": {"message": str(message.uuid), "call": "b"},
             "stop": {"message": str(message.uuid)},
         }
+        assert {*commands, "unsubscribe", "typing", "ack", "ping"} == set(transport.COMMANDS)
         for role, allowed in (
             (None, set()),
             ("read", {"subscribe"}),
@@ -562,8 +886,10 @@ class RightsTests(SocketTestCase):
             async with Client(self.friend) as client:
                 for command, fields in commands.items():
                     answer = await client.ask(command, **fields)
-                    assert (answer["type"] != "error") == (command in allowed), (role, answer)
+                    assert (answer["type"] != "error") == (command in allowed), (role, command, answer)
                     assert answer["type"] != "error" or answer["code"] == "not_found"
+                await Message.objects.filter(pk=message.pk).aupdate(status=Status.WAITING)  # as before
+                await message.chunks.filter(kind="approval").adelete()
 
     async def test_a_participant_who_is_removed_is_cut_off_and_may_do_nothing_more(self):
         await self.conversation.ashare_with(self.friend)
@@ -589,11 +915,12 @@ class RightsTests(SocketTestCase):
         async with Client(self.user) as client:
             assert (await client.ask("ping"))["type"] == "pong"
             await User.objects.filter(pk=self.user.pk).aupdate(is_active=False)
+            about = {"message": str(message.uuid), "content": "Hi", "call": "a"}
             for command, fields in (
                 ("subscribe", {"conversation": self.uuid}),
                 ("send", {"conversation": self.uuid, "content": "Hi"}),
                 ("typing", {"conversation": self.uuid}),
-                ("stop", {"message": str(message.uuid)}),
+                *((command, about) for command in ABOUT_A_MESSAGE),
             ):
                 assert (await client.ask(command, **fields))["code"] == "not_found"
 

@@ -6,4 +6,5 @@ from django.urls import include, path
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("converse/", include("converse.urls")),
+    path("", include("converse.echo_urls")),
 ]

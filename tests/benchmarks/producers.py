@@ -129,5 +129,5 @@ def grown(chunks: int, owner: User | None = None) -> Message:
             for number in numbers
         ]
         MessageChunk.objects.insert(rows)
-    Conversation.all_objects.advance({conversation.pk: message.offset + chunks}, now)
+    Conversation.all_objects.advance({conversation.pk: message.offset + chunks})
     return message

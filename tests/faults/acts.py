@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from importlib import import_module
 from time import monotonic, sleep
 from typing import Any
@@ -12,12 +13,17 @@ from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model
 from django.db import connection
 
+from converse import loops
+from converse.closing import settle_abandoned
 from converse.exceptions import ConversationBusy
 from converse.models import Conversation, Message
+from converse.parts import public
+from tests.faults.branching import branches, play
 from tests.faults.providers import said
 from tests.faults.races import audit, get_ready, go, prepare
+from tests.faults.runners import CountingRunner
 
-__all__ = ["audit", "get_ready", "go", "prepare"]
+__all__ = ["audit", "branches", "get_ready", "go", "play", "prepare"]
 
 _former: list[str] = []
 
@@ -57,8 +63,12 @@ def add_messages(conversation: str, count: int, size: int) -> None:
 def stored(conversation: str) -> dict[str, Any]:
     """Give what every reader of a conversation must have, in the end."""
     found = Conversation.objects.get(uuid=conversation)
-    messages = found.messages.order_by("offset").values_list("uuid", "status", "content")
-    return {"head": found.last_offset, "messages": [[str(uuid), *rest] for uuid, *rest in messages]}
+    messages = list(found.messages.order_by("offset"))
+    return {
+        "head": found.last_offset,
+        "messages": [[str(message.uuid), message.status, message.content] for message in messages],
+        "parts": {str(message.uuid): told for message in messages if (told := message.public_parts(message.parts))},
+    }
 
 
 def message(message: str) -> dict[str, Any]:
@@ -66,6 +76,74 @@ def message(message: str) -> dict[str, Any]:
     found = Message.objects.get(uuid=message)
     columns = ("status", "content", "text", "error_type", "input_tokens", "output_tokens")
     return {column: getattr(found, column) for column in columns}
+
+
+def calls(message: str) -> list[dict[str, Any]]:
+    """Give what the database knows of a message's calls of providers."""
+    columns = ("number", "outcome", "error_type", "input_tokens")
+    return list(Message.objects.get(uuid=message).calls.order_by("number").values(*columns))
+
+
+def parts(conversation: str) -> dict[str, Any]:
+    """Give the parts of a conversation's messages as everybody may see them."""
+    messages = Conversation.objects.get(uuid=conversation).messages.order_by("offset")
+    return {str(message.uuid): [public(part) for part in message.parts] for message in messages}
+
+
+def waits(message: str) -> list[str]:
+    """Give the calls that nobody has decided about."""
+    return [call["id"] for call in Message.objects.get(uuid=message).undecided]
+
+
+def approve(message: str, call: str) -> None:
+    Message.objects.get(uuid=message).approve(call)
+
+
+def kinds(message: str) -> list[str]:
+    """Give the kinds of a message's parts, open or closed."""
+    rows = Message.objects.get(uuid=message).chunks.order_by("part").values_list("part", "kind").distinct()
+    return [kind for _, kind in rows]
+
+
+def at_rest() -> bool:
+    """Say whether nothing runs in this process's background."""
+    tasks = asyncio.all_tasks(loops.background())
+    return not any(task.get_coro().__qualname__ == "run" for task in tasks)
+
+
+def threads() -> int:
+    """Count the synchronous tools that run in this process."""
+    return sum(thread.name == "converse-apart" for thread in threading.enumerate())
+
+
+def settle(conversation: str) -> bool:
+    """Close what a dead process left; say whether there was anything."""
+    return bool(settle_abandoned([Conversation.objects.get(uuid=conversation).pk]))
+
+
+def retry(message: str) -> str:
+    return str(Message.objects.get(uuid=message).retry().uuid)
+
+
+def started() -> int:
+    """Count the replies that were started since the last time, where none is run."""
+    count = len(CountingRunner.started)
+    CountingRunner.started.clear()
+    return count
+
+
+def decided(message: str) -> dict[str, Any]:
+    """Give what was decided about a reply's calls, and whether its chunks and the log are whole."""
+    found = Message.all_objects.select_related("conversation").get(uuid=message)
+    rows = list(found.chunks.order_by("sequence").values_list("sequence", "offset", "kind", "content"))
+    offsets = [offset for _, offset, _, _ in rows]
+    return {
+        "status": str(found.status),
+        "deleted": found.conversation.deleted_at is not None,
+        "decisions": [content for _, _, kind, content in rows if kind == "approval"],
+        "whole": [row[0] for row in rows] == list(range(1, len(rows) + 1)) and offsets == sorted(set(offsets)),
+        "leased": found.lease_expires_at is not None,
+    }
 
 
 def reply(conversation: str, content: str, **options: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -23,6 +24,27 @@ STACKS = {
     "sqlite-memory": ("sqlite", "memory"),
     "mariadb-memory": ("mariadb", "memory"),
 }
+
+
+# Each server is run on one of them, and each of them with one server; CONVERSE_TEST_PAIRS=all runs each on each.
+PAIRS = {("daphne", "postgresql-redis"), ("uvicorn", "sqlite-memory")}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the pairs of a server and a stack that are not asked for."""
+    if os.environ.get("CONVERSE_TEST_PAIRS") == "all":
+        return
+    left_out = [item for item in items if _pair(item) not in {None, *PAIRS}]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _pair(item: pytest.Item) -> tuple[str, str] | None:
+    """Give the server and the stack of a test that has both, and no other stack."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    if "kind" not in params or params.get("stack") not in {stack for _, stack in PAIRS}:
+        return None
+    return params["kind"], params["stack"]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -117,6 +139,7 @@ class World:
                 await reader.until(partial(reached, copy, stored[uuid]["head"]))
                 told = [[uuid, message.data["status"], message.text] for uuid, message in copy.messages.items()]
                 assert told == stored[uuid]["messages"]
+                assert {key: copy.messages[key].parts for key in stored[uuid]["parts"]} == stored[uuid]["parts"]
             assert reader.violations == []
             assert reader.errors == []
 

@@ -8,13 +8,15 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
+from converse.approvals import suspend
 from converse.choices import Role, Status
 from converse.closing import settle_abandoned
-from converse.exceptions import AnotherWriter, ConversationBusy, MessageClosed
+from converse.deltas import ToolCallDelta
+from converse.driving import run
+from converse.exceptions import AnotherWriter, ConversationBusy, InvalidMessage, MessageClosed
 from converse.models import Conversation, Message
-from converse.replies import run
 
-REFUSALS = (AnotherWriter, ConversationBusy, MessageClosed)
+REFUSALS = (AnotherWriter, ConversationBusy, InvalidMessage, MessageClosed)
 SCRIPT = '{"deltas": 3, "pause": 0, "size": 30}'
 
 _next: list[Callable[[], str | None]] = []
@@ -35,6 +37,12 @@ def prepare(status: str) -> dict[str, str]:
             Message.objects.filter(pk=message.pk).renew(-1)
         case Status.COMPLETED:
             message.complete_streaming()
+        case Status.WAITING | "waiting twice":
+            fields["plan"] = {"tools": ["tests.faults.tools.pay"]}
+            for index in range(1 if status == Status.WAITING else 2):
+                call = ToolCallDelta(index=index, id=f"c{index}", name="pay", arguments=f'{{"amount": {index}}}')
+                message.stream.append(call)
+            suspend(message)
     Message.objects.filter(pk=message.pk).update(**fields)
     return {"conversation": str(conversation.uuid), "message": str(message.uuid)}
 
@@ -97,7 +105,33 @@ def drive(conversation: Conversation, message: Message) -> Callable[[], str | No
     return lambda: asyncio.run(run(message.pk))
 
 
-MOVES = {move.__name__: move for move in (append, complete, fail, stop, settle, send, send_once, replace, retry, drive)}
+def approve(conversation: Conversation, message: Message) -> Callable[[], str | None]:
+    return lambda: message.approve("c0")
+
+
+def approve_other(conversation: Conversation, message: Message) -> Callable[[], str | None]:
+    return lambda: message.approve("c1")
+
+
+def deny(conversation: Conversation, message: Message) -> Callable[[], str | None]:
+    return lambda: message.deny("c0", reason="no")
+
+
+def delete(conversation: Conversation, message: Message) -> Callable[[], str | None]:
+    return lambda: conversation.delete() and None
+
+
+def edit(conversation: Conversation, message: Message) -> Callable[[], str | None]:
+    return lambda: message.reply_to.edit(f"again {uuid4().hex}") and None
+
+
+MOVES = {
+    move.__name__: move
+    for move in (
+        *(append, complete, fail, stop, settle, send, send_once, replace, retry, drive),
+        *(approve, approve_other, deny, delete, edit),
+    )
+}
 
 
 def audit(conversation: str) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMes
 from tests.servers import Server
 
 LINE = re.compile(r"^\d+ (\d+\.\d+) ", re.MULTILINE)  # what ScriptedProvider says
-OPEN = ("pending", "streaming")
+OPEN = ("pending", "streaming", "waiting")
+GROWS = {"tool_call": "arguments", "tool_result": "output"}  # where the text of a part is; under "text" for all others
 BROKEN = (ConnectionClosed, InvalidHandshake, InvalidMessage, OSError, TimeoutError)
 
 
@@ -29,22 +30,34 @@ class Told:
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         self.data = dict(data)
-        self.pieces = [data.get("content") or ""]
-        self.size = len(self.pieces[0])
+        content = data.get("content") or ""
+        known = data.get("parts") or ([{"type": "text", "text": content}] if content else [])
+        self.pieces = [(dict(part), [part[GROWS.get(part["type"], "text")]]) for part in known]
+        self.size = len(content)
         self.sequence = data["sequence"]
 
     @property
+    def parts(self) -> list[dict[str, Any]]:
+        return [{**facts, GROWS.get(facts["type"], "text"): "".join(pieces)} for facts, pieces in self.pieces]
+
+    @property
     def text(self) -> str:
-        return "".join(self.pieces)
+        return "".join(part["text"] for part in self.parts if part["type"] == "text")
 
     @property
     def is_open(self) -> bool:
         return self.data["status"] in OPEN
 
-    def add(self, chunk: str, sequence: int) -> None:
-        self.pieces.append(chunk)
-        self.size += len(chunk)
-        self.sequence = sequence
+    def add(self, data: Mapping[str, Any]) -> None:
+        """Take in a StreamUpdate; a replay tells of parts in the order in which they ended."""
+        while len(self.pieces) <= data["part"]:
+            self.pieces.append(({}, []))
+        facts, pieces = self.pieces[data["part"]]
+        named = {key: data[name] for key, name in (("id", "toolCallId"), ("name", "toolName")) if name in data}
+        facts.update({"type": data["kind"], **named, **(data.get("data") or {})})
+        pieces.append(data["chunk"])
+        self.size += len(data["chunk"]) if data["kind"] == "text" else 0
+        self.sequence = data["sequence"]
 
 
 class Copy:
@@ -90,7 +103,7 @@ class Copy:
             case "StreamUpdate", Told():
                 self.expect(known.is_open, "of an open message", event, data)
                 self.expect(data["sequence"] > known.sequence, "sequence", event, data)
-                known.add(data["chunk"], data["sequence"])
+                known.add(data)
                 self.delays += [time() - float(told) for told in LINE.findall(data["chunk"])]
             case _, Told():
                 known.data.update(data)
@@ -199,9 +212,18 @@ class Reader:
                     self.reconnects += 1
                     for copy in self.copies.values():
                         await self._subscribe(socket, copy)
+                    pieces: list[str] = []
                     async for text in socket:
                         await self.reading.wait()
-                        await self._take(socket, json.loads(text), len(text.encode()))
+                        self.largest = max(self.largest, len(text.encode()))
+                        frame = json.loads(text)
+                        if frame.get("type") == "piece":
+                            pieces.append(frame["text"])
+                            if frame["more"]:
+                                continue
+                            text, pieces = "".join(pieces), []
+                            frame = json.loads(text)
+                        await self._take(socket, frame, len(text.encode()))
             except BROKEN:
                 pass
             await asyncio.sleep(self.dice.uniform(0, 0.1))
@@ -236,7 +258,6 @@ class Reader:
         await socket.send(json.dumps({"type": "subscribe", "conversation": copy.uuid, **cursor}))
 
     async def _take(self, socket: ClientConnection, frame: dict[str, Any], size: int) -> None:
-        self.largest = max(self.largest, size)
         if "event" in frame:
             data = frame["data"]
             copy = self.copies[data["conversationId"]]

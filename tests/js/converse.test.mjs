@@ -22,10 +22,11 @@ const closed = (event, offset, fields = {}) => ({
   event,
   data: { conversationId: C, messageId: M, offset, role: "assistant", status: event.slice(7).toLowerCase(), sequence: 9, attempt: 1, ...fields },
 });
-const snapshot = (offset, messages = [], fields = {}) => ({
+const snapshot = (offset, messages = [], { leaf = messages.at(-1)?.data.offset ?? 0, ...fields } = {}) => ({
   event: "Snapshot",
-  data: { conversationId: C, epoch: "e1", offset, conversation: { conversationId: C, title: "Sky", offset }, messages: messages.map((m) => m.data), ...fields },
+  data: { conversationId: C, epoch: "e1", offset, conversation: { title: "Sky", deleted: false, leaf }, messages: messages.map((m) => m.data), gone: [], ...fields },
 });
+const turned = (offset, leaf) => ({ event: "ConversationUpdated", data: { conversationId: C, offset, title: "Sky", leaf } });
 const replay = (offset, inner) => ({ event: "Replay", data: { conversationId: C, epoch: "e1", offset, events: inner } });
 
 /** Answer the last subscribe, and say what is there. */
@@ -132,7 +133,7 @@ describe("the text", () => {
 
   test("is gone with its message", () => {
     open();
-    net.socket.deliver({ event: "MessageDeleted", data: { conversationId: C, messageId: M, offset: 2 } });
+    net.socket.deliver({ event: "MessageDeleted", data: { conversationId: C, messageId: M, offset: 2, place: 1, follows: 0 } });
     assert.deepEqual(conversation.messages, []);
   });
 
@@ -155,8 +156,162 @@ describe("the text", () => {
 
   test("follows a change of title", () => {
     open();
-    net.socket.deliver({ event: "ConversationUpdated", data: { conversationId: C, offset: 2, title: "Sea" } });
+    net.socket.deliver({ event: "ConversationUpdated", data: { conversationId: C, offset: 2, title: "Sea", leaf: 1 } });
     assert.equal(conversation.title, "Sea");
+  });
+
+  test("may come in pieces, which are nothing until they are whole", () => {
+    open();
+    const whole = JSON.stringify(update(2, 1, 'a "long" one\n🙂'));
+    const cut = [whole.slice(0, 60), whole.slice(60, 100), whole.slice(100)];
+    cut.slice(0, 2).forEach((text) => net.socket.deliver({ type: "piece", text, more: true }));
+    net.socket.deliver({ type: "pong" }); // may come in between
+    assert.equal(text(), "");
+    net.socket.deliver({ type: "piece", text: cut[2], more: false });
+    assert.equal(text(), 'a "long" one\n🙂');
+    net.socket.deliver({ type: "piece", text: "half of one", more: true });
+    net.socket.fail();
+    reconnect();
+    subscribed(replay(2, []), update(3, 2, "!"));
+    net.socket.deliver({ type: "piece", text: JSON.stringify(update(4, 3, "?")), more: false });
+    assert.equal(text(), 'a "long" one\n🙂!?');
+  });
+});
+
+describe("a reply that calls tools", () => {
+  const call = (offset, part, id, chunk = "{}") => update(offset, offset - 1, chunk, { kind: "tool_call", part, toolCallId: id, toolName: "look" });
+  const approval = (offset, part, id, chunk, reason = "") => update(offset, offset - 1, chunk, { kind: "approval", part, toolCallId: id, toolName: "look", data: { reason } });
+  const result = (offset, part, id, chunk, data) => update(offset, offset - 1, chunk, { kind: "tool_result", part, toolCallId: id, toolName: "look", data });
+  const states = () => conversation.message(M).calls.map(({ id, state }) => `${id} ${state}`);
+  const deliver = (...frames) => frames.forEach((frame) => net.socket.deliver(frame));
+
+  test("has them with what became of each", () => {
+    open();
+    deliver(closed("MessageUpdated", 2, { status: "streaming" }), call(3, 0, "a", '{"q": '));
+    assert.deepEqual(states(), ["a writing"]);
+    deliver(update(4, 3, "1}", { kind: "tool_call", part: 0 }), call(5, 1, "b", ""), call(6, 2, "c"));
+    assert.deepEqual(states(), ["a running", "b running", "c running"]);
+    deliver(result(7, 3, "b", "No.", { isError: true }), result(8, 4, "a", "Yes."), closed("MessageUpdated", 9, { status: "waiting" }));
+    assert.deepEqual(states(), ["a done", "b failed", "c waiting"]);
+    assert.ok(conversation.message(M).isOpen);
+    deliver(approval(10, 5, "c", "approved", "fine"));
+    assert.equal(conversation.message(M).status, "waiting"); // until the server says otherwise
+    assert.deepEqual(states(), ["a done", "b failed", "c approved"]);
+    deliver(closed("MessageUpdated", 11, { status: "streaming" }));
+    assert.deepEqual(states(), ["a done", "b failed", "c running"]);
+    deliver(result(12, 6, "c", "Done."));
+    assert.deepEqual(conversation.message(M).calls, [
+      { type: "tool_call", id: "a", name: "look", arguments: '{"q": 1}', output: "Yes.", isError: undefined, state: "done" },
+      { type: "tool_call", id: "b", name: "look", arguments: "", output: "No.", isError: true, state: "failed" },
+      { type: "tool_call", id: "c", name: "look", arguments: "{}", decision: "approved", reason: "fine", output: "Done.", isError: undefined, state: "done" },
+    ]);
+  });
+
+  test("says which were denied and which were never made", () => {
+    open();
+    deliver(call(2, 0, "a"), call(3, 1, "b"), closed("MessageUpdated", 4, { status: "waiting" }), approval(5, 2, "a", "denied"));
+    assert.deepEqual(states(), ["a denied", "b waiting"]);
+    deliver(result(6, 3, "a", "The user denied this call.", { isError: true }), closed("MessageCancelled", 7));
+    assert.deepEqual(states(), ["a denied", "b stopped"]);
+  });
+
+  test("may use an id again in a later step", () => {
+    open();
+    deliver(call(2, 0, "a"), result(3, 1, "a", "1"), call(4, 2, "a"), result(5, 3, "a", "2"));
+    assert.deepEqual(conversation.message(M).calls.map(({ output }) => output), ["1", "2"]);
+  });
+
+  test("keeps results, sources, files and blocks that are not for readers as parts", () => {
+    open();
+    deliver(
+      result(2, 0, "a", "1", { isError: true }),
+      update(3, 2, "as quoted", { kind: "source", part: 1, data: { url: "https://example.org/", title: "There" } }),
+      update(4, 3, "", { kind: "file", part: 2, data: { attachment: "f", name: "a.png", mimeType: "image/png", size: 7 } }),
+      update(5, 4, "", { kind: "raw", part: 3 }),
+      closed("MessageCompleted", 6, { structured: { sum: 3 } }),
+    );
+    assert.deepEqual(conversation.message(M).parts, [
+      { type: "tool_result", output: "1", id: "a", name: "look", isError: true },
+      { type: "source", text: "as quoted", url: "https://example.org/", title: "There" },
+      { type: "file", text: "", attachment: "f", name: "a.png", mimeType: "image/png", size: 7 },
+      { type: "raw", text: "" },
+    ]);
+    assert.deepEqual(conversation.message(M).structured, { sum: 3 });
+    assert.equal(text(), "");
+  });
+});
+
+describe("branches", () => {
+  const said = (offset, follows, fields = {}) => created(offset, { messageId: `m${offset}`, role: "user", status: "completed", content: `${offset}`, follows, ...fields });
+  const shown = () => conversation.messages.map(({ id }) => id).join(" ");
+  const versions = (id) => conversation.versions(conversation.message(id)).map(({ id }) => id).join(" ");
+  let turns;
+
+  /** Two turns, of which the second was said in two versions. */
+  function fork() {
+    converse.connect();
+    net.socket.accept();
+    turns = [];
+    conversation.listen("branch", () => turns.push(shown()));
+    subscribed(snapshot(5, [said(1, 0), said(2, 1, { role: "assistant" }), said(3, 2), said(4, 3, { role: "assistant" }), said(5, 2)]));
+  }
+
+  test("are shown one at a time, and all of it is kept", () => {
+    fork();
+    assert.equal(shown(), "m1 m2 m5");
+    assert.equal(conversation.message("m4").text, "4");
+    assert.deepEqual([versions("m5"), versions("m3"), versions("m2"), versions("m4")], ["m3 m5", "m3 m5", "m2", "m4"]);
+  });
+
+  test("are turned to", () => {
+    fork();
+    net.socket.deliver(turned(6, 4));
+    assert.equal(shown(), "m1 m2 m3 m4");
+    net.socket.deliver(said(7, 4)); // at the end: the branch is the same
+    net.socket.deliver(said(8, 3, { role: "assistant" }));
+    assert.equal(shown(), "m1 m2 m3 m8");
+    net.socket.deliver(turned(9, 0));
+    assert.deepEqual(turns, ["m1 m2 m3 m4", "m1 m2 m3 m8", ""]);
+  });
+
+  test("go on over what was deleted", () => {
+    fork();
+    net.socket.deliver({ event: "MessageDeleted", data: { conversationId: C, messageId: "m2", offset: 6, place: 2, follows: 1 } });
+    assert.equal(shown(), "m1 m5");
+    net.socket.deliver({ event: "MessageDeleted", data: { conversationId: C, messageId: "m5", offset: 7, place: 5, follows: 2 } });
+    net.socket.deliver(said(8, 5));
+    assert.equal(shown(), "m1 m8");
+    assert.deepEqual(turns, []);
+    net.socket.deliver(snapshot(9, [said(1, 0), said(8, 5)], { gone: [{ place: 2, follows: 1 }, { place: 5, follows: 2 }] }));
+    assert.equal(shown(), "m1 m8");
+  });
+
+  test("begin where the snapshot does", () => {
+    converse.connect();
+    net.socket.accept();
+    subscribed(snapshot(9, [said(7, 5), said(8, 7)], { truncated: true }));
+    assert.equal(shown(), "m7 m8");
+  });
+
+  test("that are not known are asked for", () => {
+    converse.connect();
+    net.socket.accept();
+    subscribed(snapshot(9, [said(7, 5), said(8, 7)], { truncated: true }));
+    net.socket.deliver(turned(10, 3));
+    assert.equal(shown(), "m7 m8");
+    assert.ok(!("after" in net.socket.sentOf("subscribe").at(-1)));
+    subscribed(snapshot(10, [said(1, 0), said(3, 1), said(8, 7)], { leaf: 3 }));
+    assert.equal(shown(), "m1 m3");
+  });
+
+  test("that are yet to come are waited for", () => {
+    fork();
+    net.socket.deliver(replay(6, [turned(6, 8)])); // as read when there was more already
+    assert.equal(shown(), "m1 m2 m5");
+    assert.equal(net.socket.sentOf("subscribe").length, 1);
+    net.socket.deliver(replay(8, [said(7, 2), said(8, 7, { role: "assistant" })]));
+    assert.equal(shown(), "m1 m2 m7 m8");
+    assert.deepEqual(turns, ["m1 m2 m7"]);
   });
 });
 
@@ -371,6 +526,38 @@ describe("the page", () => {
     assert.equal(converse.state, "waiting");
   });
 
+  test("does not knock each time a network comes and goes", () => {
+    open();
+    for (let i = 0; i < 20; i++) {
+      net.socket.fail();
+      listeners.online();
+      clock.advance(10);
+    }
+    assert.equal(net.sockets.length, 2);
+    clock.advance(clock.next); // but comes back, as always
+    assert.equal(net.sockets.length, 3);
+  });
+
+  test("gives a server the time that it asked for", () => {
+    open();
+    net.socket.fail(1013);
+    listeners.online();
+    listeners.visibilitychange();
+    assert.equal(converse.state, "waiting");
+    assert.ok(clock.next >= 4000);
+  });
+
+  test("asks at once whether anybody is there when the network went", () => {
+    open();
+    listeners.offline();
+    listeners.offline();
+    assert.equal(net.socket.sentOf("ping").length, 1);
+    clock.advance(8_000);
+    assert.equal(converse.state, "waiting");
+    listeners.offline(); // nobody to ask
+    assert.equal(net.sockets.length, 1);
+  });
+
   test("does nothing when it is hidden", () => {
     open();
     globalThis.document.visibilityState = "hidden";
@@ -477,7 +664,7 @@ describe("a command", () => {
     open();
     const short = conversation.send("short");
     const long = conversation.send("long".repeat(200_000));
-    net.socket.fail(1009);
+    net.socket.fail(4413);
     await assert.rejects(long, { code: "too_large" });
     reconnect();
     const [frame, ...rest] = net.socket.sentOf("send");
@@ -496,6 +683,51 @@ describe("a command", () => {
     assert.equal(frame.message, M);
     net.socket.deliver({ type: "stopped", id: frame.id, message: M, status: "cancelled" });
     assert.equal((await answer).status, "cancelled");
+  });
+
+  test("is about a message", async () => {
+    open();
+    const clientId = "k1";
+    const answers = [
+      conversation.approve(M, "c1"),
+      conversation.deny(M, "c2", "too dear"),
+      conversation.retry(M, { clientId }),
+      conversation.edit(M, "Better", { clientId }),
+      conversation.switch(M),
+      conversation.send("See", { clientId, attachments: ["f"] }),
+    ];
+    const sent = net.socket.sent.slice(1).map(({ id, ...frame }) => frame);
+    assert.deepEqual(sent, [
+      { type: "approve", message: M, call: "c1", reason: "" },
+      { type: "deny", message: M, call: "c2", reason: "too dear" },
+      { type: "retry", message: M, clientId },
+      { type: "edit", message: M, content: "Better", clientId },
+      { type: "switch", message: M },
+      { type: "send", conversation: C, content: "See", clientId, attachments: ["f"] },
+    ]);
+    for (const { id } of net.socket.sent.slice(1)) net.socket.deliver({ type: "done", id });
+    assert.equal((await Promise.all(answers)).length, 6);
+  });
+
+  test("has all that was asked for with it", () => {
+    open();
+    const options = { clientId: "k1", provider: "fast", policy: "queue" };
+    conversation.edit(M, "Better", { ...options, attachments: ["f"] });
+    conversation.retry(M, options);
+    assert.deepEqual(
+      net.socket.sent.slice(1).map(({ id, ...frame }) => frame),
+      [
+        { type: "edit", message: M, content: "Better", ...options, attachments: ["f"] },
+        { type: "retry", message: M, ...options },
+      ],
+    );
+  });
+
+  test("that is not harmless twice has an id of its own", () => {
+    open();
+    conversation.retry(M);
+    conversation.edit(M, "Better");
+    for (const type of ["retry", "edit"]) assert.match(net.socket.sentOf(type)[0].clientId, /^[0-9a-f]{32}$/);
   });
 });
 

@@ -12,31 +12,59 @@ import { Converse } from "../../converse/static/converse/converse.js";
 import { Clock, network, seeded } from "./world.mjs";
 
 const C = "11111111-1111-1111-1111-111111111111";
-const KINDS = ["text", "reasoning", "tool_call"];
 const SEEDS = Number(process.env.SEEDS ?? 300);
+
+// What a part of each kind is told with, besides its text.
+const FACTS = {
+  text: {},
+  reasoning: {},
+  refusal: {},
+  tool_call: { id: "c", name: "look" },
+  approval: { id: "c", name: "look" },
+  tool_result: { id: "c", name: "look", isError: true },
+  source: { url: "https://example.org/", title: "There" },
+  file: { attachment: "f", name: "a.png", mimeType: "image/png", size: 7 },
+  raw: {},
+};
+const KINDS = Object.keys(FACTS);
+const CALLS = ["tool_call", "approval", "tool_result"];
+const SILENT = ["file", "raw"];
+const GROWS = { tool_call: "arguments", tool_result: "output" };
 
 class Server {
   log = []; // events; an event's offset is its index + 1
   epoch = "e1";
-  messages = new Map(); // id -> {data, parts, attempt, sequence, part}: the truth
+  leaf = 0;
+  messages = new Map(); // id -> {data, place, parts, attempt, sequence, part, gone}: the truth
 
   constructor(random) {
     this.random = random;
+    this.limit = random() < 0.3 ? 6 : Infinity;
   }
 
   below(n) {
     return Math.floor(this.random() * n);
   }
 
+  get there() {
+    return [...this.messages.values()].filter(({ gone }) => !gone);
+  }
+
+  any() {
+    return [...this.messages.values()][this.below(this.messages.size)];
+  }
+
   /** Add one random event to the log. */
   grow() {
-    const open = [...this.messages.values()].filter(({ data }) => data.status !== "completed");
+    const open = this.there.filter(({ data }) => data.status !== "completed");
     const dice = this.random();
     if (dice < 0.08 || open.length === 0) return this.create();
     const message = open[this.below(open.length)];
-    if (dice < 0.12) return this.tell("MessageCompleted", message, { status: "completed" });
+    if (dice < 0.12) return this.tell("MessageCompleted", message, { status: "completed", structured: { sum: dice } });
     if (dice < 0.15) return this.again(message);
-    if (dice < 0.17) return this.remove(message);
+    if (dice < 0.18) return this.remove(message);
+    if (dice < 0.21) return this.tell("MessageUpdated", message, { status: this.random() < 0.5 ? "waiting" : "streaming" });
+    if (dice < 0.25) return this.turn();
     return this.add(message);
   }
 
@@ -48,9 +76,12 @@ class Server {
 
   create() {
     const messageId = `m${this.messages.size + 1}`;
-    const data = { conversationId: C, messageId, role: "assistant", status: "pending", content: "", sequence: 0, attempt: 1 };
-    const message = { data, parts: [], attempt: 1, sequence: 0, part: 0 };
+    const version = this.messages.size && this.random() < 0.3 ? this.any() : null;
+    const follows = version ? version.data.follows : this.leaf;
+    const data = { conversationId: C, messageId, role: "assistant", status: "pending", content: "", sequence: 0, attempt: 1, follows };
+    const message = { data, place: this.log.length + 1, parts: [], attempt: 1, sequence: 0, part: 0, kind: "text" };
     this.messages.set(messageId, message);
+    this.leaf = message.place;
     this.tell("MessageCreated", message);
   }
 
@@ -62,22 +93,33 @@ class Server {
   }
 
   remove(message) {
-    const { conversationId, messageId } = message.data;
-    this.messages.delete(messageId);
-    this.log.push({ event: "MessageDeleted", data: { conversationId, messageId, offset: this.log.length + 1 } });
-    this.messages.set(`gone${this.log.length}`, { ...message, data: { ...message.data, status: "completed" }, gone: true });
+    const { conversationId, messageId, follows } = message.data;
+    message.gone = true;
+    this.log.push({ event: "MessageDeleted", data: { conversationId, messageId, offset: this.log.length + 1, place: message.place, follows } });
+  }
+
+  /** Show another branch. */
+  turn() {
+    this.leaf = this.any().place;
+    this.log.push({ event: "ConversationUpdated", data: { conversationId: C, offset: this.log.length + 1, title: `T${this.leaf}`, leaf: this.leaf } });
   }
 
   add(message) {
-    if (message.parts.length && this.random() < 0.2) message.part++;
-    const kind = KINDS[message.part % 3];
-    const chunk = String.fromCodePoint(0x61 + this.below(26), 0x1f600 + this.below(60));
+    const begins = message.parts.length === 0 || SILENT.includes(message.kind) || this.random() < 0.2;
+    if (begins) {
+      if (message.parts.length) message.part++;
+      message.kind = KINDS[this.below(KINDS.length)];
+    }
+    const { kind, part, attempt } = message;
+    if (message.data.status === "pending") message.data.status = "streaming";
+    const chunk = SILENT.includes(kind) ? "" : String.fromCodePoint(0x61 + this.below(26), 0x1f600 + this.below(60));
+    const facts = begins ? FACTS[kind] : {};
+    message.parts.push({ part, kind, chunk, facts });
+    const { id, name, ...others } = facts;
+    const told = CALLS.includes(kind) ? { toolCallId: id, toolName: name, data: others } : { data: facts };
     const { conversationId, messageId } = message.data;
-    message.parts.push({ part: message.part, kind, chunk });
-    this.log.push({
-      event: "StreamUpdate",
-      data: { conversationId, messageId, offset: this.log.length + 1, sequence: ++message.sequence, chunk, kind, part: message.part, attempt: message.attempt },
-    });
+    const offset = this.log.length + 1;
+    this.log.push({ event: "StreamUpdate", data: { conversationId, messageId, offset, sequence: ++message.sequence, chunk, kind, part, attempt, ...told } });
   }
 
   text(message) {
@@ -86,11 +128,19 @@ class Server {
 
   parts(message) {
     const parts = [];
-    for (const { part, kind, chunk } of message.parts) {
-      const [field, before] = kind === "tool_call" ? ["arguments", parts[part]?.arguments] : ["text", parts[part]?.text];
-      parts[part] = { type: kind, [field]: (before ?? "") + chunk };
+    for (const { part, kind, chunk, facts } of message.parts) {
+      const grows = GROWS[kind] ?? "text";
+      parts[part] = { type: kind, ...parts[part], ...facts, [grows]: (parts[part]?.[grows] ?? "") + chunk };
     }
     return parts;
+  }
+
+  /** The messages of the branch that is shown, and the offsets of the deleted ones on the way. */
+  branch() {
+    const places = new Map([...this.messages.values()].map((message) => [message.place, message]));
+    const way = [];
+    for (let message = places.get(this.leaf); message; message = places.get(message.data.follows)) way.unshift(message);
+    return way.filter(({ gone }) => !gone);
   }
 
   /** What a client is sent that comes with a cursor. */
@@ -101,21 +151,32 @@ class Server {
   }
 
   snapshot(offset) {
-    const there = [...this.messages.values()].filter(({ gone }) => !gone);
-    const messages = there.map((m) => ({ ...m.data, content: this.text(m), parts: this.parts(m), sequence: m.sequence, attempt: m.attempt }));
-    return { event: "Snapshot", data: { conversationId: C, epoch: this.epoch, offset, conversation: { title: "" }, messages } };
+    const shown = this.branch().reverse();
+    const others = this.there.filter((message) => !shown.includes(message)).reverse();
+    const chosen = [...shown, ...others].slice(0, this.limit).sort((a, b) => a.place - b.place);
+    const messages = chosen.map((m) => ({ ...m.data, offset: m.place, content: this.text(m), parts: this.parts(m), sequence: m.sequence, attempt: m.attempt }));
+    const gone = [...this.messages.values()].filter((m) => m.gone && m.place > (chosen[0]?.place ?? 0)).map((m) => ({ place: m.place, follows: m.data.follows }));
+    const truncated = chosen.length < this.there.length;
+    return { event: "Snapshot", data: { conversationId: C, epoch: this.epoch, offset, conversation: { title: `T${this.leaf}`, leaf: this.leaf }, messages, gone, truncated } };
   }
 
-  /** One StreamUpdate per message, attempt and part, where the last of its chunks was. */
+  /** One StreamUpdate per message, attempt and part, where the last of its chunks was; the conversation's state, as it is now. */
   pack(after, to) {
     const packed = new Map();
+    let changed = null;
     for (const { event, data } of this.log.slice(after, to)) {
-      const key = event === "StreamUpdate" ? `${data.messageId} ${data.attempt} ${data.part}` : `event ${data.offset}`;
-      const chunk = (packed.get(key)?.data.chunk ?? "") + (data.chunk ?? "");
+      if (event === "ConversationUpdated") {
+        changed = { event, data: { ...data, leaf: this.leaf } };
+        continue;
+      }
+      const update = event === "StreamUpdate";
+      const key = update ? `${data.messageId} ${data.attempt} ${data.part}` : `event ${data.offset}`;
+      const before = update && packed.get(key)?.data;
       packed.delete(key);
-      packed.set(key, { event, data: event === "StreamUpdate" ? { ...data, chunk } : data });
+      packed.set(key, { event, data: before ? { ...before, ...data, data: { ...before.data, ...data.data }, chunk: before.chunk + data.chunk } : data });
+      if (before?.toolCallId) Object.assign(packed.get(key).data, { toolCallId: before.toolCallId, toolName: before.toolName });
     }
-    return [...packed.values()];
+    return [...packed.values(), ...(changed ? [changed] : [])];
   }
 }
 
@@ -165,10 +226,17 @@ class Line {
 }
 
 function check(server, conversation) {
-  const truth = [...server.messages.values()].filter(({ gone }) => !gone).map((m) => [m.data.messageId, server.text(m), server.parts(m), m.data.status === "completed"]);
-  const seen = conversation.messages.map((m) => [m.id, m.text, m.parts, m.status === "completed"]);
-  assert.deepEqual(seen, truth);
+  const truth = server.branch().map((m) => [m.data.messageId, server.text(m), server.parts(m), m.data.status, m.data.structured]);
+  const seen = conversation.messages.map((m) => [m.id, m.text, m.parts, m.status, m.structured]);
+  assert.deepEqual(seen, conversation.truncated ? truth.slice(truth.length - seen.length) : truth);
+  assert.ok(seen.length > 0 || truth.length === 0);
   assert.equal(conversation.offset, server.log.length);
+  const known = server.there.filter((m) => conversation.message(m.data.messageId));
+  assert.ok(conversation.truncated || known.length === server.there.length);
+  for (const { data } of known) {
+    const versions = known.filter((other) => other.data.follows === data.follows).map((other) => other.data.messageId);
+    assert.deepEqual(conversation.versions(conversation.message(data.messageId)).map(({ id }) => id), versions);
+  }
 }
 
 function live(seed) {
@@ -183,14 +251,23 @@ function live(seed) {
     if (state === "connecting") line = null;
   });
   const appended = new Map();
-  conversation.listen("Snapshot", () => {
+  conversation.listen("Snapshot", ({ messages }) => {
     appended.clear();
-    conversation.messages.forEach((m) => appended.set(m.id, m.text));
+    messages.forEach(({ messageId, content }) => appended.set(messageId, content));
   });
   conversation.listen("MessageCreated", ({ messageId, content }) => appended.set(messageId, content));
-  conversation.listen("MessageUpdated", ({ messageId }) => appended.set(messageId, ""));
+  conversation.listen("MessageUpdated", ({ messageId, status }) => {
+    if (status === "pending") appended.set(messageId, "");
+  });
+  // Who renders anew only at a snapshot and at a turn to another branch shows what is shown.
+  let shown = [];
+  const render = () => (shown = conversation.messages.map(({ id }) => id));
+  conversation.listen("Snapshot", render);
+  conversation.listen("branch", render);
+  conversation.listen("MessageCreated", ({ messageId }) => shown.push(messageId));
+  conversation.listen("MessageDeleted", ({ messageId }) => (shown = shown.filter((id) => id !== messageId)));
   conversation.listen("StreamUpdate", ({ messageId, kind, chunk }) => {
-    if (kind === "text") appended.set(messageId, appended.get(messageId) + chunk);
+    if (kind === "text" && appended.has(messageId)) appended.set(messageId, appended.get(messageId) + chunk);
   });
   converse.connect();
 
@@ -214,10 +291,12 @@ function live(seed) {
     line = new Line(server, net.socket);
     net.socket.accept();
   }
-  server.create();
+  if (random() < 0.5) server.create();
+  else server.turn();
   server.random = () => 0.5;
   while (line.position < server.log.length) line.step();
   check(server, conversation);
+  assert.deepEqual(shown, conversation.messages.map(({ id }) => id));
   // Who only ever appended chunks has the same text.
   for (const { id, text } of conversation.messages) assert.equal(appended.get(id), text);
   return net.sockets.length;
