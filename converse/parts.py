@@ -105,12 +105,6 @@ def facts(kind: str, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     return {**called, "data": {camel(name): value for name, value in told.items()} or None}
 
 
-def text_of(part: Mapping[str, Any]) -> str:
-    """Give the text of a stored part, wherever its kind keeps it."""
-    text: str = part.get(TEXT_KEY.get(part["type"], "text"), "")
-    return text
-
-
 def stored(kind: str, text: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Give a part as it is stored: what is known of it, but for what was meant for one request only, and its text."""
     kept = {name: _lasting(value) for name, value in _lasting(facts).items()}

@@ -21,6 +21,7 @@ from converse.transports.pusher.names import channel
 from converse.transports.pusher.whispers import atrigger
 from tests.layers import held_layer
 from tests.pushers import Pusher
+from tests.readers import until
 
 GENEROUS = {"CONVERSE_FRAME_RATE": 10_000}
 
@@ -781,6 +782,14 @@ class UserTests(EchoTestCase):
                     found = User.objects.filter(pk=user.pk)
                     await (found.aupdate(**change) if change else found.adelete())
                     await client.refused(f"private-user.{user.pk}")
+
+    async def test_a_user_is_heard_after_the_layer_has_forgotten_who_listens(self):
+        with override_settings(CONVERSE_REAUTHORIZE_INTERVAL=0.01):
+            async with self.following(self.own) as client:
+                self.layer.groups.clear()  # as when a membership expires, or Redis is emptied
+                await until(lambda: self.layer.groups)
+                await atrigger(self.own, "news", {"n": 1})
+                assert await client.event("news", self.own) == {"n": 1}
 
     async def test_without_a_layer_nothing_comes_and_nothing_breaks(self):
         with override_settings(CONVERSE_CHANNEL_LAYER="none"):
