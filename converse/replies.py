@@ -98,11 +98,13 @@ def _prepare(
     with prepared(conversation, turns) as turns, writing(conversation.pk) as log:
         messages = records.Message.all_objects.using(database()).filter(conversation_id=conversation.pk)
         if external_id and (known := _known(messages, external_id)):
+            _refuse_another(turns, known.reply_to)
             return known
         queued = _make_room(log, messages, chosen)
         asked = branch(log) if branch else None
         if turns:
             [asked] = add_to(log, turns)
+            _refuse_another(turns, asked)
         elif not branch:
             asked = messages.filter(deleted_at__isnull=True).current().order_by("offset").last()
         if asked is None:
@@ -141,6 +143,13 @@ def _known(messages: Any, external_id: str) -> Message | None:
     same = Q(reply_to__external_id=external_id) | Q(external_id=external_id, reply_to__isnull=False)
     first: Message | None = messages.filter(same).select_related("reply_to").order_by("offset").first()
     return first
+
+
+def _refuse_another(turns: Sequence[Draft], known: Message | None) -> None:
+    """Raise InvalidMessage for a turn under the external id of one that said something else: it would be lost."""
+    for turn in turns:
+        if known is not None and known.content != (turn.text or ""):
+            raise InvalidMessage("is another message's already", field="external_id")
 
 
 def _policy(policy: str) -> Policy:

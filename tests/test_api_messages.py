@@ -180,6 +180,15 @@ class SendingTests(ApiTestCase):
         other = Conversation.objects.start(self.ada)
         assert self.ask("POST", "messages", other.uuid, body=body).status_code == 201
 
+    def test_something_else_under_the_same_id_is_refused_and_not_taken_for_sent(self):
+        self.send({"content": "Hi", "clientId": "a-1"})
+        self.conversation.create_message("user", "Kept", external_id="a-2")
+        for client in ("a-1", "a-2"):
+            body = {"content": "Something else", "clientId": client, "policy": "allow"}
+            refused = self.refused("POST", "messages", self.conversation.uuid, body=body)
+            assert refused == (400, "invalid", "clientId")
+        assert Message.objects.count() == 3
+
     def test_another_reply_that_is_open_is_a_conflict(self):
         self.send()
         status, code, field = self.refused("POST", "messages", self.conversation.uuid, body={"content": "Again"})

@@ -45,6 +45,12 @@ class ParticipantTests(ApiTestCase):
             self.ask("POST", "participants", self.conversation.uuid, body=body)
         assert self.who() == [("bob", "write"), ("eve", "write")]
 
+    def test_named_again_without_a_role_a_user_keeps_theirs(self):
+        self.share("bob", "read")
+        response = self.ask("POST", "participants", self.conversation.uuid, body={"user": "bob"})
+        assert (response.status_code, response.json()["role"]) == (200, "read")
+        assert self.who() == [("bob", "read")]
+
     def test_only_who_manages_a_conversation_shares_it(self):
         for role in ("read", "write"):
             self.conversation.share_with(self.bob, role)

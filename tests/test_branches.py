@@ -166,7 +166,7 @@ class EditTests(StorageTestCase, BranchTestCase):
             reply.stop()
             assert reply.options == {"seed": 1}
             other = reply.reply_to.edit("Yet another", options={"seed": 2}, model="m-2", external_id="c1")
-            assert other == self.question.edit("Sent twice", external_id="c1")
+            assert other == self.question.edit("Yet another", external_id="c1")
             other.stop()
         assert (other.options, other.model, other.reply_to.external_id) == ({"seed": 2}, "m-2", "c1")
 

@@ -12,6 +12,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import AsyncClient, Client, TestCase, TransactionTestCase, override_settings
 from django.urls import reverse
 
+from converse.cursors import write_cursor
 from converse.models import Conversation, MessageAttachment
 from tests import samples
 from tests.readers import Assembled
@@ -48,6 +49,13 @@ class LogTests(TestCase):
         assert reader.snapshots == 1
         assert "no-store" in response.headers["Cache-Control"]
 
+    async def test_a_cursor_is_taken_as_streams_write_it_too(self):
+        await self.async_client.aforce_login(self.user)
+        epoch, head = self.conversation.epoch, self.conversation.last_offset
+        for after, name in ((write_cursor(head, epoch), "Replay"), (write_cursor(head, "0" * 8), "Snapshot")):
+            told = (await self.async_client.get(self.url, {"after": after})).json()
+            assert (told["event"], told["data"]["offset"]) == (name, head)
+
     async def test_a_cursor_of_another_epoch_gets_a_snapshot(self):
         await self.async_client.aforce_login(self.user)
         response = await self.async_client.get(self.url, {"after": 1, "epoch": "other"})
@@ -62,7 +70,7 @@ class LogTests(TestCase):
         assert foreign.status_code == refused.status_code == missing.status_code == 404
         assert foreign.json() == refused.json() == missing.json() == NOT_FOUND
 
-    async def test_a_cursor_that_is_no_number_is_named(self):
+    async def test_a_cursor_that_is_none_is_named(self):
         await self.async_client.aforce_login(self.user)
         for after in ("x", "-1", "", "١", "9" * 5000):
             response = await self.async_client.get(self.url, {"after": after})
@@ -133,10 +141,10 @@ class UploadTests(StorageTestCase, TestCase):
         assert self.problem() == (400, "invalid", "file")
         assert self.problem(upload(), upload()) == (400, "invalid", "file")
         assert self.problem(upload(content=b"")) == (400, "invalid", "file")
-        assert self.problem(upload("x.svg", samples.SVG)) == (415, "type", "mime_type")
-        assert self.problem(upload("x.png", samples.HTML)) == (415, "type", "mime_type")
+        assert self.problem(upload("x.svg", samples.SVG)) == (415, "type", "file")
+        assert self.problem(upload("x.png", samples.HTML)) == (415, "type", "file")
         with override_settings(CONVERSE_ATTACHMENT_LIMIT=30):
-            assert self.problem(upload()) == (413, "too_large", "size")
+            assert self.problem(upload()) == (413, "too_large", "file")
         with override_settings(CONVERSE_ATTACHMENT_COUNT=0):
             assert self.problem(upload()) == (400, "invalid", "file")
         assert self.client.post(self.url, b"{}", content_type="application/json").status_code == 400
@@ -151,7 +159,7 @@ class UploadTests(StorageTestCase, TestCase):
     def test_a_huge_body_is_refused_before_it_is_read(self):
         with override_settings(CONVERSE_ATTACHMENT_LIMIT=1000), patch("django.http.HttpRequest.read") as read:
             response = self.client.post(self.url, {"file": upload(content=samples.PNG * 500)})
-        assert (response.status_code, response.json()["field"]) == (413, "size")
+        assert (response.status_code, response.json()["field"]) == (413, "file")
         assert not read.called
 
     def test_a_stranger_cannot_make_the_server_read(self):

@@ -297,9 +297,10 @@ class Conversation(models.Model):
         """Add the user's turn, start a provider's reply to it, and give the reply at once, pending.
 
         Keywords: ``provider`` (alias), ``model``, ``options`` of the call in the provider's words, ``metadata`` of the
-        reply, ``external_id`` of the user's turn (asked twice, the same reply comes back) and its ``attachments``,
-        ``policy``; ``tools``, functions or their dotted paths, ``tool_choice`` and ``max_steps``. Raise
-        ConversationBusy, UnknownProvider or InvalidMessage; then nothing is stored.
+        reply, ``external_id`` of the user's turn (asked twice, the same reply comes back; under one that said something
+        else it is refused) and its ``attachments``, ``policy``; ``tools``, functions or their dotted paths,
+        ``tool_choice`` and ``max_steps``. Raise ConversationBusy, UnknownProvider or InvalidMessage; then nothing is
+        stored.
         """
         return replies.reply(self, content, **kwargs)
 

@@ -22,8 +22,9 @@ from converse.permissions import find, may
 from converse.views.guards import refused
 from converse.views.problems import problem
 
+FIELD = "file"  # of the form
 ENVELOPE = 10_000  # bytes of an upload's body besides the file
-REFUSALS = {"size": (413, "too_large"), "mime_type": (415, "type")}  # by the field to blame; else 400
+REFUSALS = {"size": (413, "too_large"), "mime_type": (415, "type")}  # by what of the file is to blame; else 400
 
 
 @non_atomic_requests  # or a file would outlive the row that is rolled back
@@ -38,18 +39,18 @@ def attachments(request: HttpRequest, uuid: UUID) -> HttpResponseBase:
     limit = settings.CONVERSE_ATTACHMENT_LIMIT
     length = request.META.get("CONTENT_LENGTH") or "0"
     if length.isdecimal() and int(length) > limit + ENVELOPE:
-        return problem(413, "too_large", f"a file may be {limit} bytes", "size")
+        return problem(413, "too_large", f"may be {limit} bytes", FIELD)
     return refused(request) or _upload(request, conversation)
 
 
 def _upload(request: HttpRequest, conversation: Conversation) -> HttpResponseBase:
-    files = request.FILES.getlist("file")
+    files = request.FILES.getlist(FIELD)
     if len(files) != 1:
-        return problem(400, "invalid", "send one file, as multipart/form-data", "file")
+        return problem(400, "invalid", "send one file, as multipart/form-data", FIELD)
     try:
         row = attach(conversation, files[0])
     except InvalidMessage as exc:
-        return problem(*REFUSALS.get(exc.field, (400, "invalid")), exc.reason, exc.field)
+        return problem(*REFUSALS.get(exc.field, (400, "invalid")), exc.reason, FIELD)
     facts = {"attachment": str(row.uuid), "name": row.name, "mime_type": row.mime_type, "size": row.size}
     public = {camel(name): value for name, value in facts.items()}
     return JsonResponse(public, status=201, headers={"Location": f"{request.path}{row.uuid}/"})

@@ -13,7 +13,7 @@ from converse.log import database, writing
 from converse.models import MessageAttachment
 from converse.permissions import find
 from converse.views import files, log
-from converse.views.api.described import Asked, Operation, Whole, Words, nothing, operation
+from converse.views.api.described import Asked, Operation, Words, nothing, operation
 from converse.views.problems import problem
 
 read_log = Operation(
@@ -21,8 +21,8 @@ read_log = Operation(
     name="read_log",
     summary="Give what came after a cursor, as a Replay; without one a Snapshot",
     query=(
-        Whole(name="after", text="The offset of the last event applied."),
-        Words(name="epoch", text="The epoch that it belongs to."),
+        Words(name="after", text="A cursor, such as 17-5f0c2a9e, or the offset of the last event applied."),
+        Words(name="epoch", text="The epoch that an offset belongs to."),
     ),
     gives={200: "Event"},
     problems=(400, 404),

@@ -12,7 +12,7 @@ from django.utils.module_loading import import_string
 from converse.choices import Action, ParticipantRole
 from converse.conf import settings
 from converse.log import database
-from converse.models import Conversation, ConversationParticipant
+from converse.models import ConversationParticipant
 from converse.permissions import find
 from converse.presence import describe
 from converse.transports.frames import Refused, text_of
@@ -45,8 +45,8 @@ def list_participants(asked: Asked, uuid: UUID) -> HttpResponse:
 def share_conversation(asked: Asked, uuid: UUID) -> HttpResponse:
     """Let a user in, or change what they may do; it takes the right to manage."""
     name = text_of(asked.body, "user", limit=USER_LIMIT)
-    role = text_of(asked.body, "role", required=False) or ParticipantRole.WRITE.value
-    if role not in ParticipantRole.values:
+    role = text_of(asked.body, "role", required=False)
+    if role and role not in ParticipantRole.values:
         raise Refused("invalid", f"is not one of {', '.join(ParticipantRole.values)}", "role")
     conversation = find(asked.user, uuid, Action.MANAGE)
     user = _user(asked.user, name)
@@ -54,8 +54,8 @@ def share_conversation(asked: Asked, uuid: UUID) -> HttpResponse:
         raise Refused("invalid", "there is no such user", "user")
     if user == conversation.owner:
         raise Refused("invalid", "owns the conversation", "user")
-    known = _of(conversation, user.pk).exists()
-    participant = conversation.share_with(user, role)
+    known = conversation.participants.filter(user=user).first()
+    participant = conversation.share_with(user, role or (known.role if known else ParticipantRole.WRITE))
     location = f"{asked.request.path}{user.pk}/"
     return JsonResponse(public(participant), status=200 if known else 201, headers={"Location": location})
 
@@ -82,7 +82,3 @@ def _user(asking: Any, name: str) -> Any:
     except users.DoesNotExist:
         return None
     return user if user.is_active else None
-
-
-def _of(conversation: Conversation, key: Any) -> Any:
-    return conversation.participants.filter(user_id=key)
