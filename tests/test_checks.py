@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from unittest.mock import patch
@@ -15,6 +18,8 @@ from converse.providers import Provider
 ROOT = Path(__file__).parent.parent
 ECHO = "converse.providers.echo.EchoProvider"
 OPENAI = "converse.providers.openai.OpenAIProvider"
+ANTHROPIC = "converse.providers.anthropic.AnthropicProvider"
+GEMINI = "converse.providers.gemini.GeminiProvider"
 REDIS = "channels_redis.core.RedisChannelLayer"
 
 
@@ -192,10 +197,22 @@ class ProviderTests(SimpleTestCase):
         assert "WINDOW tokens must be a whole number from 1" in self.problem(BACKEND=ECHO, WINDOW={"tokens": 0})
 
     def test_a_missing_sdk_comes_with_the_way_to_install_it(self):
-        missing = ModuleNotFoundError("No module named 'openai'", name="openai")
-        with patch("converse.checks.providers.import_string", side_effect=missing):
-            messages = found(check_settings)
-        assert messages["E001"].hint == "pip install 'django-converse[openai]'"
+        for package, backend in (("openai", OPENAI), ("anthropic", ANTHROPIC)):
+            with patch.dict(sys.modules, {package: None}):
+                text = self.problem(BACKEND=backend)
+            assert f"needs the package {package}." in text
+            assert f"pip install 'django-converse[{package}]'" in text
+        with patch.dict(sys.modules, {"httpx2": None, "converse.providers.gemini": None}):
+            del sys.modules["converse.providers.gemini"]
+            assert "pip install 'django-converse[gemini]'" in self.problem(BACKEND=GEMINI)
+
+    def test_to_check_a_provider_its_sdk_is_not_imported(self):
+        code = (
+            "import django; django.setup(); from django.core.management import call_command; call_command('check');"
+            "import sys; sys.exit(bool({'openai', 'anthropic'} & set(sys.modules)))"
+        )
+        environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "example_project.settings"}
+        assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
 
     def test_options_must_be_those_of_the_constructor(self):
         self.fine(BACKEND=ECHO, OPTIONS={"delay": 1})

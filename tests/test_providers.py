@@ -67,11 +67,9 @@ class GetProviderTests(SimpleTestCase):
 
     @configured("converse.providers.anthropic.AnthropicProvider")
     def test_a_missing_sdk_comes_with_the_command_that_installs_it(self):
-        without = {"anthropic": None, "converse.providers.anthropic": None}
-        with mock.patch.dict(sys.modules, without):
-            del sys.modules["converse.providers.anthropic"]
-            with pytest.raises(ImproperlyConfigured, match=r"pip install 'django-converse\[anthropic\]'"):
-                get_provider("default")
+        said = pytest.raises(ImproperlyConfigured, match=r"pip install 'django-converse\[anthropic\]'")
+        with mock.patch.dict(sys.modules, {"anthropic": None}), said:
+            get_provider("default")
 
     @configured("converse.providers.gemini.GeminiProvider")
     def test_a_missing_http_library_comes_with_the_command_that_installs_it(self):
@@ -82,12 +80,14 @@ class GetProviderTests(SimpleTestCase):
                 get_provider("default")
 
     def test_importing_providers_imports_no_sdk_and_no_model(self):
-        code = (
-            "import sys, converse.providers, converse.providers.echo;"
-            "print(*sorted({'openai', 'anthropic', 'httpx2', 'converse.models'} & set(sys.modules)))"
-        )
-        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        assert found.split() == []
+        for names, heavy in (
+            (("", ".echo"), {"openai", "anthropic", "httpx2", "converse.models"}),
+            ((".openai", ".responses", ".mistral", ".anthropic"), {"openai", "anthropic", "converse.models"}),
+        ):
+            imported = ", ".join(f"converse.providers{name}" for name in names)
+            code = f"import sys, {imported}; print(*sorted({heavy} & set(sys.modules)))"
+            found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+            assert found.split() == []
 
 
 class PromptMessageTests(SimpleTestCase):

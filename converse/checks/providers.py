@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from django.utils.module_loading import import_string
@@ -14,9 +15,7 @@ from django.utils.module_loading import import_string
 from converse.checks.context import window
 from converse.checks.rules import TEXTS, Finding, Rule, are_texts, nearest
 from converse.conf import settings
-from converse.providers import Provider
-
-SDKS = ("openai", "anthropic")
+from converse.providers import EXTRAS, Provider
 
 
 def providers(value: Any) -> Iterator[Finding]:
@@ -83,11 +82,11 @@ def _backend(path: str, options: Any) -> Iterator[Finding]:
     try:
         backend = import_string(path)
     except ImportError as exc:
-        fix = (
-            f"pip install 'django-converse[{exc.name}]'" if exc.name in SDKS else "Correct the dotted path in BACKEND."
-        )
-        yield f"{path} cannot be imported: {exc}.", fix
+        yield f"{path} cannot be imported: {exc}.", _way_to(exc.name)
         return
+    package = getattr(backend, "package", "")
+    if package and find_spec(package) is None:  # not imported here, which would take seconds
+        yield f"{path} needs the package {package}.", _way_to(package)
     if not (issubclass(backend, Provider) if isinstance(backend, type) else callable(backend)):
         yield f"{path} is not a Provider.", "Derive it from converse.providers.Provider."
     elif not isinstance(options, Mapping):
@@ -97,6 +96,11 @@ def _backend(path: str, options: Any) -> Iterator[Finding]:
         )
     elif isinstance(backend, type):
         yield from _options(backend, options)
+
+
+def _way_to(package: str | None) -> str:
+    extra = EXTRAS.get(package or "")
+    return f"pip install 'django-converse[{extra}]'" if extra else "Correct the dotted path in BACKEND."
 
 
 def _options(backend: type, options: Mapping[str, Any]) -> Iterator[Finding]:

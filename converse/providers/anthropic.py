@@ -4,16 +4,7 @@ import copy
 import json
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
-
-from anthropic import (
-    APIConnectionError,
-    APITimeoutError,
-    AsyncAnthropic,
-    AsyncStream,
-    DefaultAsyncHttpxClient,
-    transform_schema,
-)
+from typing import TYPE_CHECKING, Any
 
 from converse.choices import FinishReason
 from converse.deltas import (
@@ -29,7 +20,10 @@ from converse.deltas import (
 )
 from converse.providers.anthropic_history import History
 from converse.providers.base import OutputSpec, Prompt, ToolSpec
-from converse.providers.http import HTTPProvider, Reading, certificates
+from converse.providers.http import EventStream, Reading, SDKProvider
+
+if TYPE_CHECKING:
+    from anthropic import AsyncAnthropic
 
 FINISH_REASONS = {
     "end_turn": FinishReason.STOP,
@@ -136,30 +130,28 @@ class Block:
             yield TextDelta("", signature=json.dumps(cited, ensure_ascii=False))
 
 
-class AnthropicProvider(HTTPProvider):
+class AnthropicProvider(SDKProvider):
     """Anthropic's Messages, and every server that speaks them."""
 
     reading = MessageReading
-    timeout_error = APITimeoutError
-    connection_error = APIConnectionError
+    package = "anthropic"
+    client_class = "AsyncAnthropic"
 
     def __init__(self, *, max_tokens: int = 4096, **options: Any) -> None:
         super().__init__(**options)
         self.max_tokens = max_tokens
 
-    def new_client(self) -> AsyncAnthropic:
-        return AsyncAnthropic(http_client=DefaultAsyncHttpxClient(verify=certificates()), **self.client_options())
-
-    async def send(self, client: AsyncAnthropic, prompt: Prompt) -> AsyncStream[object]:
+    async def send(self, client: AsyncAnthropic, prompt: Prompt) -> EventStream:
         # Not messages.create(): the model it builds of each event costs far more than reading it, loses what is new,
         # and its signature leaves out parameters that the service still takes.
-        return await client.post(
+        stream: EventStream = await client.post(
             "/v1/messages",
             body=self.request(prompt),
             cast_to=object,
             stream=True,
-            stream_cls=AsyncStream[object],
+            stream_cls=self.sdk.AsyncStream[object],
         )
+        return stream
 
     def request(self, prompt: Prompt) -> dict[str, Any]:
         """Return the body of the request for a prompt."""
@@ -183,8 +175,16 @@ class AnthropicProvider(HTTPProvider):
         if not request["tools"]:
             del request["tools"], request["tool_choice"]
         if prompt.output:
-            request["output_config"] = {**(given.get("output_config") or {}), "format": format_of(prompt.output)}
+            request["output_config"] = {**(given.get("output_config") or {}), "format": self.form(prompt.output)}
         return {**request, "stream": True}
+
+    def form(self, output: OutputSpec) -> dict[str, Any]:
+        schema = copy.deepcopy(dict(output.schema))
+        try:
+            schema = self.sdk.transform_schema(schema)
+        except (AssertionError, ValueError):
+            pass  # not all that is a JSON Schema can be adapted; the service says what it does not take
+        return {"type": "json_schema", "schema": schema}
 
 
 def signature_of(call: Any) -> str | None:
@@ -216,15 +216,6 @@ def tool_of(tool: ToolSpec) -> dict[str, Any]:
 
 def choice_of(choice: str) -> dict[str, str]:
     return {"type": choice} if choice in {"auto", "any", "none"} else {"type": "tool", "name": choice}
-
-
-def format_of(output: OutputSpec) -> dict[str, Any]:
-    schema = copy.deepcopy(dict(output.schema))
-    try:
-        schema = transform_schema(schema)
-    except (AssertionError, ValueError):
-        pass  # not all that is a JSON Schema can be adapted; the service says what it does not take
-    return {"type": "json_schema", "schema": schema}
 
 
 def usage_of(usage: dict[str, Any]) -> Usage:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from functools import cache
+from importlib import import_module
 from typing import Any, ClassVar, Protocol
 
 import httpx2
@@ -48,8 +49,8 @@ class HTTPProvider(Provider):
     """A provider whose SDK opens a stream of events and raises exceptions of its own."""
 
     reading: ClassVar[type[Reading]]
-    timeout_error: ClassVar[type[Exception]]
-    connection_error: ClassVar[type[Exception]]
+    timeout_error: type[Exception]
+    connection_error: type[Exception]
 
     def __init__(
         self,
@@ -138,6 +139,29 @@ class HTTPProvider(Provider):
             "max_retries": 0,
             "timeout": httpx2.Timeout(self.timeout, connect=min(self.timeout, CONNECT_TIMEOUT)),
         }
+
+
+class SDKProvider(HTTPProvider):
+    """A provider whose maker's own SDK carries the bytes.
+
+    The SDK is imported with the first provider that is made: it takes seconds, and no command is to wait for it.
+    """
+
+    package: ClassVar[str]
+    client_class: ClassVar[str]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.sdk: Any = import_module(self.package)
+        self.timeout_error = self.sdk.APITimeoutError
+        self.connection_error = self.sdk.APIConnectionError
+
+    def new_client(self) -> AbstractAsyncContextManager[Any]:
+        http_client = self.sdk.DefaultAsyncHttpxClient(verify=certificates())
+        client: AbstractAsyncContextManager[Any] = getattr(self.sdk, self.client_class)(
+            http_client=http_client, **self.client_options()
+        )
+        return client
 
 
 @cache

@@ -3,9 +3,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
-
-from openai import AsyncOpenAI
 
 from converse.choices import ErrorType
 from converse.exceptions import ProviderError
@@ -37,7 +36,7 @@ class MistralProvider(OpenAIProvider):
         known = os.environ.get("MISTRAL_API_KEY") if base_url is None else None
         super().__init__(api_key=api_key or known, base_url=base_url or ADDRESS, include_usage=include_usage, **options)
 
-    def new_client(self) -> AsyncOpenAI:
+    def new_client(self) -> AbstractAsyncContextManager[Any]:
         if self.base_url == ADDRESS and not self.api_key:
             raise ProviderError("There is no api_key and no MISTRAL_API_KEY.", type=ErrorType.AUTHENTICATION)
         return super().new_client()

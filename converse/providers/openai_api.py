@@ -7,9 +7,7 @@ import json
 import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar
-
-from openai import APIConnectionError, APITimeoutError, AsyncOpenAI, AsyncStream, DefaultAsyncHttpxClient
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from converse.choices import ErrorType
 from converse.deltas import SourceDelta
@@ -17,7 +15,10 @@ from converse.exceptions import ProviderError
 from converse.parts import File, Part, Text, ToolCall
 from converse.providers.base import Prompt, PromptMessage
 from converse.providers.content import arguments_of, encoded, media_type
-from converse.providers.http import HTTPProvider, certificates
+from converse.providers.http import EventStream, SDKProvider
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
 
 IMAGES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})
 
@@ -38,32 +39,30 @@ KEYWORDS = frozenset(
 FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"})
 
 
-class OpenAIAPI(HTTPProvider):
+class OpenAIAPI(SDKProvider):
     """An API of OpenAI's that streams JSON from a path."""
 
+    package = "openai"
+    client_class = "AsyncOpenAI"
     path: ClassVar[str]
     text_type: ClassVar[str]
-    timeout_error = APITimeoutError
-    connection_error = APIConnectionError
 
     def __init__(self, *, max_tokens: int | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.max_tokens = max_tokens
 
-    def new_client(self) -> AsyncOpenAI:
-        return AsyncOpenAI(http_client=DefaultAsyncHttpxClient(verify=certificates()), **self.client_options())
-
-    async def send(self, client: AsyncOpenAI, prompt: Prompt) -> AsyncStream[object]:
+    async def send(self, client: AsyncOpenAI, prompt: Prompt) -> EventStream:
         # Not the SDK's create(): the model it builds of each event costs ten times as much as reading it, loses what
         # servers add, and knows only OpenAI's own parameters.
-        return await client.post(
+        stream: EventStream = await client.post(
             self.path,
             body=self.request(prompt),
             options={"security": {"bearer_auth": True}},
             cast_to=object,
             stream=True,
-            stream_cls=AsyncStream[object],
+            stream_cls=self.sdk.AsyncStream[object],
         )
+        return stream
 
     @abstractmethod
     def request(self, prompt: Prompt) -> dict[str, Any]:
