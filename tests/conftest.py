@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from django.db import connection
+from django.test import TransactionTestCase
 from hypothesis import settings as hypothesis
 
 if TYPE_CHECKING:
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 examples = int(os.environ.get("CONVERSE_TEST_EXAMPLES", "100"))
 hypothesis.register_profile("converse", deadline=None, max_examples=examples)
 hypothesis.load_profile("converse")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what meets the database that the settings name: ``-m database``. The faults have databases of their own."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.cls and issubclass(item.cls, TransactionTestCase):
+            item.add_marker("database")
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,12 @@ from tests.services import free_port
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60.0  # seconds, for a machine that is busy with other things
 OURS = {"OPENAI_API_KEY", "ANTHROPIC_API_KEY", "PROVIDER", "POSTGRES_DB", "REDIS_URL", "DJANGO_SETTINGS_MODULE"}
+# Measuring slows a demo, and what it runs of Converse other tests run, too.
+UNMEASURED = {"COVERAGE_PROCESS_START"}
 
 
 def environment(folder: str | Path, **variables: str) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if name not in OURS}
+    inherited = {name: value for name, value in os.environ.items() if name not in OURS | UNMEASURED}
     return {**inherited, "EXAMPLE_DATA_DIR": str(folder), "PYTHONUNBUFFERED": "1", "NO_COLOR": "1", **variables}
 
 
