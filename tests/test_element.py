@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from base64 import b64decode
+from contextlib import closing
 from typing import ClassVar
 
 from playwright.sync_api import Locator, Page, expect
@@ -192,6 +194,23 @@ class UseTests(ElementTestCase):
         self.page.evaluate("document.querySelector('converse-chat').setAttribute('readonly', '')")
         expect(reply(self.page).get_by_role("button")).to_have_count(1)
         expect(self.box).to_be_hidden()
+
+    def test_who_loses_the_right_to_write_has_nothing_to_write_with_and_gets_it_back(self):
+        self.say("Hello")
+        uuid = self.page.locator("converse-chat").get_attribute("conversation").replace("-", "")
+        for owner, means in (("nobody", 1), ("1", 2)):
+            with closing(sqlite3.connect(self.demo.folder / "db.sqlite3")) as database, database:
+                database.execute("UPDATE converse_conversation SET owner_id = ? WHERE uuid = ?", [owner, uuid])
+                database.execute(
+                    "INSERT OR IGNORE INTO converse_conversationparticipant "
+                    "(conversation_id, user_id, role, created_at) "
+                    "SELECT id, 1, 'read', CURRENT_TIMESTAMP FROM converse_conversation WHERE uuid = ?",
+                    [uuid],
+                )
+            self.page.evaluate("window.sockets.at(-1).close()")
+            expect(reply(self.page).get_by_role("button")).to_have_count(means)
+            expect(self.box).to_be_visible(visible=means > 1)
+            assert text(self.page) == "Hello"
 
     def test_its_words_can_be_others(self):
         labels = "JSON.stringify({ placeholder: 'Nachricht' })"

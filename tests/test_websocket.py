@@ -352,6 +352,7 @@ class SubscribingTests(SocketTestCase):
                 "conversation": self.uuid,
                 "epoch": self.conversation.epoch,
                 "head": 1,
+                "mayWrite": True,
                 "id": 1,
             }
             assert client.frames == type(client.frames)()
@@ -886,6 +887,8 @@ class RightsTests(SocketTestCase):
             async with Client(self.friend) as client:
                 for command, fields in commands.items():
                     answer = await client.ask(command, **fields)
+                    if answer["type"] == "subscribed":
+                        assert answer["mayWrite"] == ("send" in allowed)
                     assert (answer["type"] != "error") == (command in allowed), (role, command, answer)
                     assert answer["type"] != "error" or answer["code"] == "not_found"
                 await Message.objects.filter(pk=message.pk).aupdate(status=Status.WAITING)  # as before

@@ -17,7 +17,7 @@ from converse.conf import settings
 from converse.exceptions import InvalidMessage, MessageClosed
 from converse.log import database
 from converse.models import Conversation, Message
-from converse.permissions import find, fresh
+from converse.permissions import find, fresh, may
 from converse.replies import KEYWORDS
 from converse.transports.frames import Frame, Refused, text_of, texts_of
 
@@ -82,6 +82,13 @@ COMMANDS: dict[str, Callable[[Any, Frame], Frame]] = {
 def conversation_of(user: Any, frame: Frame, action: Action) -> Conversation:
     """Give the conversation that a frame names; raise DoesNotExist for one in which the user may not do this."""
     return find(fresh(user), text_of(frame, "conversation"), action)
+
+
+def readable(user: Any, frame: Frame) -> tuple[Conversation, bool]:
+    """Give the conversation that a frame names, and whether who may read it may write there."""
+    now = fresh(user)
+    conversation = find(now, text_of(frame, "conversation"), Action.READ)
+    return conversation, may(now, Action.WRITE, conversation)
 
 
 def message_of(user: Any, frame: Frame) -> Message:

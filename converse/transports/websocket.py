@@ -16,11 +16,10 @@ from converse.broadcasting import publish
 from converse.choices import Action
 from converse.conf import settings
 from converse.events import Typing
-from converse.models import Conversation
 from converse.presence import Member, describe
 from converse.subscriptions import subscribe
 from converse.transports import commands
-from converse.transports.commands import conversation_of
+from converse.transports.commands import conversation_of, readable
 from converse.transports.feeds import Feed, end
 from converse.transports.frames import Budget, Flood, Frame, Refused, explain, id_of, number_of, parse, pieces, text_of
 from converse.transports.origins import allowed
@@ -122,7 +121,7 @@ class Socket:
         return await command(self, frame)
 
     async def subscribe(self, frame: Frame) -> Frame:
-        conversation = await self._find(frame, Action.READ)
+        conversation, may_write = await database_sync_to_async(readable)(self.user, frame)
         uuid = str(conversation.uuid)
         after = number_of(frame, "after")
         epoch = text_of(frame, "epoch", required=False)
@@ -134,7 +133,7 @@ class Socket:
         subscription = subscribe(conversation, self.user, after=after, epoch=epoch, name=self.name, member=member)
         self.feeds[uuid] = Feed(self, subscription)
         head = {"epoch": conversation.epoch, "head": conversation.last_offset}
-        return {"type": "subscribed", "conversation": uuid, **head}
+        return {"type": "subscribed", "conversation": uuid, **head, "mayWrite": may_write}
 
     async def unsubscribe(self, frame: Frame) -> Frame:
         uuid = _uuid_of(frame)
@@ -143,7 +142,7 @@ class Socket:
         return {"type": "unsubscribed", "conversation": uuid}
 
     async def typing(self, frame: Frame) -> None:
-        conversation = await self._find(frame, Action.WRITE)
+        conversation = await database_sync_to_async(conversation_of)(self.user, frame, Action.WRITE)
         if monotonic() - self._typed >= TYPING_INTERVAL:
             self._typed = monotonic()
             told = Typing(conversation_id=str(conversation.uuid), user=await self._described())
@@ -162,10 +161,6 @@ class Socket:
     async def _described(self) -> Member:
         member: Member = await database_sync_to_async(describe)(self.user)  # a name may have to be looked up
         return member
-
-    async def _find(self, frame: Frame, action: Action) -> Conversation:
-        found: Conversation = await database_sync_to_async(conversation_of)(self.user, frame, action)
-        return found
 
 
 def _writing(command: Callable[[Any, Frame], Frame]) -> Callable[[Socket, Frame], Awaitable[Frame | None]]:

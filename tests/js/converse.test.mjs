@@ -32,7 +32,7 @@ const replay = (offset, inner) => ({ event: "Replay", data: { conversationId: C,
 /** Answer the last subscribe, and say what is there. */
 function subscribed(...frames) {
   const { id, conversation } = net.socket.sentOf("subscribe").at(-1);
-  net.socket.deliver({ type: "subscribed", id, conversation, epoch: "e1", head: 0 });
+  net.socket.deliver({ type: "subscribed", id, conversation, epoch: "e1", head: 0, mayWrite: true });
   for (const frame of frames) net.socket.deliver(frame);
 }
 
@@ -70,6 +70,19 @@ describe("the text", () => {
     assert.equal(conversation.title, "Sky");
     assert.equal(conversation.message(M).status, "streaming");
     assert.deepEqual([conversation.offset, conversation.epoch], [6, "e1"]);
+  });
+
+  test("may be written by who has the right to, as the server says", () => {
+    const told = [];
+    conversation.listen("subscribed", ({ mayWrite }) => told.push(mayWrite));
+    open();
+    assert.ok(conversation.mayWrite);
+    net.socket.fail();
+    reconnect();
+    const { id } = net.socket.sentOf("subscribe").at(-1);
+    net.socket.deliver({ type: "subscribed", id, conversation: C, epoch: "e1", head: 1, mayWrite: false });
+    assert.equal(conversation.mayWrite, false);
+    assert.deepEqual(told, [true, false]);
   });
 
   test("is not doubled by an event that comes twice", () => {

@@ -195,7 +195,7 @@ class Line {
     if (type !== "subscribe") return;
     this.lost = false;
     this.position = this.server.log.length;
-    this.socket.deliver({ type: "subscribed", id, conversation, epoch: this.server.epoch, head: this.server.log.length });
+    this.socket.deliver({ type: "subscribed", id, conversation, epoch: this.server.epoch, head: this.server.log.length, mayWrite: true });
     this.socket.deliver(this.server.catchUp(after, epoch));
   }
 

@@ -13,6 +13,7 @@ export class ConverseChat extends HTMLElement {
   renderers: Renderers;
   readonly subscription: Conversation | null;
   readonly state: ConnectionState;
+  readonly isReadonly: boolean;
   send(text: string, options?: SendOptions): Promise<boolean>;
   stop(): void;
 }

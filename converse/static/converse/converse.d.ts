@@ -186,6 +186,7 @@ export interface ConversationEvents {
   Leaving: UserEvent;
   Here: { conversationId: string; users: User[] };
   branch: MessageEvent | ConversationEvent;
+  subscribed: { conversation: string; epoch: string; head: number; mayWrite: boolean };
   refused: ErrorAnswer;
   unsubscribed: ErrorAnswer;
 }
@@ -228,6 +229,8 @@ export class Conversation extends Emitter<ConversationEvents> {
   readonly uuid: string;
   readonly title: string;
   readonly truncated: boolean;
+  /** whether there is a right to write here; true until the server has told */
+  readonly mayWrite: boolean;
   readonly offset: number | null;
   readonly epoch: string | null;
   get messages(): Message[];

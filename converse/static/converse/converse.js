@@ -161,8 +161,9 @@ export class Message {
  * One conversation as this reader knows it: `messages` in order, `title`, and the cursor (`offset`, `epoch`).
  *
  * Announces each event of the server by its name, after applying it. `Snapshot` means: all is new, render `messages`
- * again. `branch` means: other messages are shown now than those of before and a new one at their end. Besides: `refused` when the subscription failed for good, `unsubscribed` when the right to read was withdrawn,
- * both with `{code, reason}`.
+ * again. `branch` means: other messages are shown now than those of before and a new one at their end. Besides:
+ * `subscribed` when the server has let the reader in, with `{mayWrite}`; `refused` when the subscription failed for
+ * good, and `unsubscribed` when the right to read was withdrawn, both with `{code, reason}`.
  */
 export class Conversation extends Emitter {
   #converse;
@@ -181,6 +182,7 @@ export class Conversation extends Emitter {
 
   title = "";
   truncated = false;
+  mayWrite = true; // until the server says otherwise
 
   /** @internal Use Converse.subscribe(). */
   constructor(converse, uuid, { after = null, epoch = null, presence = false } = {}) {
@@ -289,10 +291,16 @@ export class Conversation extends Emitter {
     const cursor = afresh || this.offset === null ? {} : { after: this.offset, epoch: this.epoch ?? undefined };
     const presence = this.#presence || undefined;
     this.#converse.ask({ type: "subscribe", conversation: this.uuid, presence, ...cursor }, (answer) => {
-      if (answer.type !== "error") this.#synced = true;
+      if (answer.type !== "error") this.#begin(answer);
       else if (answer.code === "server_error") this.#converse.followLater(this);
       else this.forget("refused", answer);
     });
+  }
+
+  #begin(answer) {
+    this.#synced = true;
+    this.mayWrite = answer.mayWrite;
+    this.announce("subscribed", answer);
   }
 
   /** @internal The connection is gone. */

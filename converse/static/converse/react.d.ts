@@ -16,6 +16,8 @@ export interface ConversationState extends Acts {
   title: string;
   /** the reply that is being written, or waits for a person */
   reply: Message | null;
+  /** whether there is a right to write here; true until the server has told */
+  mayWrite: boolean;
   state: ConnectionState;
   isLoading: boolean;
   /** deleted, or not to be read any more */

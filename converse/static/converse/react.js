@@ -15,11 +15,11 @@ import { ADDRESS, share } from "./shared.js";
 
 const CHANGES = [
   "StreamUpdate", "MessageCreated", "MessageUpdated", "MessageCompleted", "MessageFailed", "MessageCancelled", "MessageDeleted",
-  "ConversationUpdated", "Snapshot", "branch", "refused", "unsubscribed", "ConversationDeleted",
+  "ConversationUpdated", "Snapshot", "branch", "subscribed", "refused", "unsubscribed", "ConversationDeleted",
 ];
 const ACTS = ["send", "retry", "edit", "switch", "approve", "deny", "typing", "versions"];
 const ENDS = ["refused", "unsubscribed", "ConversationDeleted"];
-const EMPTY = Object.freeze({ messages: Object.freeze([]), title: "", reply: null, state: "connecting", isLoading: true, isOver: false });
+const EMPTY = Object.freeze({ messages: Object.freeze([]), title: "", reply: null, mayWrite: true, state: "connecting", isLoading: true, isOver: false });
 
 /**
  * Follow a conversation: its messages and all that can be done in it. The messages are the client's own, which change
@@ -89,9 +89,9 @@ class Store {
 
   #look() {
     const { converse, conversation } = this.#shared;
-    const { messages, title, offset } = conversation;
+    const { messages, title, mayWrite, offset } = conversation;
     const reply = messages.findLast((message) => message.role === "assistant" && message.isOpen) ?? null;
-    return { messages, title, reply, state: converse.state, isLoading: offset === null && !this.#isOver, isOver: this.#isOver };
+    return { messages, title, reply, mayWrite, state: converse.state, isLoading: offset === null && !this.#isOver, isOver: this.#isOver };
   }
 
   #act(name, given) {

@@ -5,6 +5,7 @@ import { ADDRESS, share } from "../shared.js";
 import { Composer } from "./composer.js";
 import { element, grow } from "./dom.js";
 import { LABELS, speaker } from "./labels.js";
+import { load } from "./markdown.js";
 import { bubble, MessageView } from "./message.js";
 import { sheet } from "./style.js";
 import { Transcript } from "./transcript.js";
@@ -73,6 +74,11 @@ export class ConverseChat extends HTMLElement {
     return this.#shared?.converse.state ?? "closed";
   }
 
+  /** Whether nothing can be done here but to read: so the page says, or the server. */
+  get isReadonly() {
+    return this.hasAttribute("readonly") || this.subscription?.mayWrite === false;
+  }
+
   focus() {
     this.#composer?.focus();
   }
@@ -90,7 +96,7 @@ export class ConverseChat extends HTMLElement {
   /** Stop the reply that is being written, if there is one. */
   stop() {
     const open = this.#reply();
-    if (open && !this.hasAttribute("readonly")) this.#attempt(this.subscription.stop(open.id));
+    if (open && !this.isReadonly) this.#attempt(this.subscription.stop(open.id));
   }
 
   // Beginning and ending.
@@ -136,7 +142,7 @@ export class ConverseChat extends HTMLElement {
     this.#announcer.setAttribute("aria-live", "polite");
     this.#announcer.textContent = "";
     this.shadowRoot.replaceChildren(this.#transcript.node, this.#announcer, this.#composer.node);
-    this.#composer.node.hidden = this.hasAttribute("readonly");
+    this.#composer.node.hidden = this.isReadonly;
     this.#composer.addEventListener("send", ({ detail }) => this.#send(detail));
     this.#composer.addEventListener("stop", () => this.stop());
     this.#composer.addEventListener("typing", () => this.subscription?.typing());
@@ -162,7 +168,7 @@ export class ConverseChat extends HTMLElement {
     };
     return new MessageView(message, {
       say: this.#say,
-      acts: this.hasAttribute("readonly") ? null : acts,
+      acts: this.isReadonly ? null : acts,
       files: this.#files,
       smooth: this.hasAttribute("smooth"),
       renderers: this.renderers,
@@ -176,12 +182,21 @@ export class ConverseChat extends HTMLElement {
     const hear = (emitter, name, callback) => this.#stops.push(emitter.listen(name, callback));
     hear(converse, "state", (state) => this.#showState(state));
     hear(converse, "refused", () => this.#composer.complain(this.#say("signed-out")));
+    hear(conversation, "subscribed", () => this.#permit());
     for (const name of ["Snapshot", "branch"]) hear(conversation, name, () => this.#renew(name === "Snapshot"));
     for (const name of MESSAGE_EVENTS) hear(conversation, name, ({ messageId }) => this.#change(name, messageId));
     for (const name of ["MessageCompleted", "MessageUpdated"]) hear(conversation, name, (data) => this.#later(() => this.#announce(data)));
     hear(conversation, "ConversationUpdated", () => this.#tell("converse-title", { title: conversation.title }));
     hear(conversation, "Typing", ({ user }) => this.#composer.showTyping(user.name));
     for (const name of ["ConversationDeleted", "refused", "unsubscribed"]) hear(conversation, name, () => this.#over());
+  }
+
+  /** Give or take the means to write, where the right has come or gone since. */
+  #permit() {
+    if (this.#composer.node.hidden === this.isReadonly) return;
+    this.#composer.node.hidden = this.isReadonly;
+    this.#transcript.clear();
+    if (this.subscription.offset !== null) this.#renew();
   }
 
   #showState(state) {
@@ -242,7 +257,9 @@ export class ConverseChat extends HTMLElement {
   }
 
   /** Say what a listener has to know: a reply that is there, a decision that is waited for. */
-  #announce({ messageId, status }) {
+  async #announce({ messageId, status }) {
+    await load().catch(() => {}); // what is read out are words, not how they are written
+    if (!this.#shared) return;
     const message = this.subscription.message(messageId);
     if (message?.role !== "assistant") return;
     const waiting = message.calls.filter(({ state }) => state === "waiting").map(({ name }) => name);
@@ -286,14 +303,14 @@ export class ConverseChat extends HTMLElement {
   // Files that are dragged here.
 
   #dragged(event) {
-    if (!event.dataTransfer.types.includes("Files") || this.hasAttribute("readonly")) return;
+    if (!event.dataTransfer.types.includes("Files") || this.isReadonly) return;
     event.preventDefault();
     this.setAttribute("data-drop", this.#say("drop"));
   }
 
   #dropped(event) {
     this.removeAttribute("data-drop");
-    if (event.dataTransfer.files.length === 0 || this.hasAttribute("readonly")) return;
+    if (event.dataTransfer.files.length === 0 || this.isReadonly) return;
     event.preventDefault();
     this.#composer?.attach([...event.dataTransfer.files]);
     this.focus();

@@ -78,10 +78,10 @@ export class Markdown {
   }
 }
 
-/** What is nested deeper than can be followed is shown as it is written. */
 /** A word that may be an address is looked through anew from each of its letters: a very long one would take minutes. */
 const ENDLESS = /\S{2000}/;
 
+/** What is nested deeper than can be followed is shown as it is written. */
 function read(text) {
   try {
     return text.includes("@") && ENDLESS.test(text) ? [asWritten(text)] : lex(text);
