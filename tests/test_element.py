@@ -305,6 +305,7 @@ class AccessTests(ElementTestCase):
             new MutationObserver(listen).observe(region, { childList: true, characterData: true });
         }""")
         self.say("Hello **there** [all](https://example.com)")
+        self.page.wait_for_function("window.said.length")
         assert [said.strip() for said in self.page.evaluate("window.said")] == ["Hello there all"]
 
     def test_what_is_read_from_right_to_left_is_shown_so(self):
