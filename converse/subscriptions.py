@@ -57,7 +57,7 @@ class Subscription:
         self._cursor: Cursor[Delivery] = Cursor(0 if self._lost else after or 0, settings.CONVERSE_WINDOW)
         self._asides: deque[Delivery] = deque(maxlen=ASIDES)
         self._wake = asyncio.Event()
-        self._checked = monotonic()
+        self._due = monotonic() + settings.CONVERSE_REAUTHORIZE_INTERVAL  # when to look at the right to read again
         self._doubted = False
 
     @property
@@ -90,7 +90,7 @@ class Subscription:
 
     async def __anext__(self) -> Delivery:
         while True:
-            if self._doubted or monotonic() - self._checked > settings.CONVERSE_REAUTHORIZE_INTERVAL:
+            if self._doubted or monotonic() > self._due:
                 await self._authorise()
             if self._lost or self._cursor.behind:
                 if found := await self._read():
@@ -120,7 +120,7 @@ class Subscription:
         return None if found.offset == known else Delivery.of(found)
 
     async def _authorise(self) -> None:
-        self._checked, self._doubted = monotonic(), False
+        self._due, self._doubted = monotonic() + settings.CONVERSE_REAUTHORIZE_INTERVAL, False
         if self.user is not None and not await hub().query(_still_may, self.user, self.conversation_id):
             raise Withdrawn
 

@@ -40,6 +40,7 @@ class Feed:
         self.task: asyncio.Task[None] | None = None
         self._sent: deque[tuple[int, int]] = deque()  # offset, bytes
         self._unread = 0
+        self._window = settings.CONVERSE_WINDOW  # bytes
         self._room = asyncio.Event()
         self._room.set()
 
@@ -54,7 +55,7 @@ class Feed:
         """Learn that the reader has taken everything up to an offset."""
         while self._sent and self._sent[0][0] <= offset:
             self._unread -= self._sent.popleft()[1]
-        if self._unread <= settings.CONVERSE_WINDOW:
+        if self._unread <= self._window:
             self._room.set()
 
     async def _run(self) -> None:
@@ -65,7 +66,8 @@ class Feed:
                     if offset is not None:  # before it is sent: it may be acknowledged before the sending ends
                         self._count(offset, len(delivery.text))
                     await self.socket.send_text(delivery.text)
-                    await self._wait_for_room()
+                    if not self._room.is_set():
+                        await self._wait_for_room()
         except Withdrawn:
             uuid = self.subscription.uuid
             self.socket.feeds.pop(uuid, None)
@@ -80,16 +82,15 @@ class Feed:
     def _count(self, offset: int, size: int) -> None:
         self._sent.append((offset, size))
         self._unread += size
-        if self._unread > settings.CONVERSE_WINDOW:
+        if self._unread > self._window:
             self._room.clear()
 
     async def _wait_for_room(self) -> None:
-        if not self._room.is_set():
-            try:
-                async with asyncio.timeout(settings.CONVERSE_ACK_TIMEOUT):
-                    await self._room.wait()
-            except TimeoutError:
-                raise Slow from None
+        try:
+            async with asyncio.timeout(settings.CONVERSE_ACK_TIMEOUT):
+                await self._room.wait()
+        except TimeoutError:
+            raise Slow from None
 
 
 async def end(feeds: Iterable[Feed]) -> None:

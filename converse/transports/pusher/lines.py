@@ -32,6 +32,7 @@ class Line:
         self._asked: deque[int] = deque()  # bytes that an answer to each ping acknowledges
         self._since = 0  # bytes since the last ping
         self._unread = 0
+        self._window = settings.CONVERSE_WINDOW  # bytes
         self._room = asyncio.Event()
         self._room.set()
 
@@ -58,10 +59,10 @@ class Line:
         size = len(text.encode())
         self._since += size
         self._unread += size
-        if self._unread > settings.CONVERSE_WINDOW:
+        if self._unread > self._window:
             self._room.clear()
         await self.send(text)
-        if self._since * PARTS > settings.CONVERSE_WINDOW:
+        if self._since * PARTS > self._window:
             self._asked.append(self._since)
             self._since = 0
             await self.send(PING)
@@ -70,7 +71,7 @@ class Line:
         """Learn that the client has answered the oldest ping."""
         if self._asked:
             self._unread -= self._asked.popleft()
-        if self._unread <= settings.CONVERSE_WINDOW:
+        if self._unread <= self._window:
             self._room.set()
 
     async def _pass_on(self, message: dict[str, Any], *, last: bool = False) -> None:
