@@ -8,6 +8,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
+from time import monotonic
 from typing import Any
 
 from channels.layers import BaseChannelLayer, get_channel_layer
@@ -88,11 +89,13 @@ class _Publisher:
     """Sends what is enqueued in one event loop: groups side by side, the messages of one group in order."""
 
     def __init__(self) -> None:
-        self.waiting: deque[list[dict[str, Any]]] = deque(maxlen=QUEUE_LIMIT)
+        self.waiting: deque[tuple[float, list[dict[str, Any]]]] = deque(maxlen=QUEUE_LIMIT)
         self.task: asyncio.Task[None] | None = None
+        self.lag = 0.0  # seconds that what was sent last had waited
 
     def enqueue(self, batches: list[list[dict[str, Any]]]) -> None:
-        self.waiting += batches
+        now = monotonic()
+        self.waiting += [(now, messages) for messages in batches if messages]
         if self.task is None or self.task.done():
             self.task = asyncio.get_running_loop().create_task(self._drain())
 
@@ -100,19 +103,20 @@ class _Publisher:
         while self.waiting:
             groups: dict[str, list[dict[str, Any]]] = {}
             for _ in range(min(IN_FLIGHT, len(self.waiting))):
-                messages = self.waiting.popleft()
-                if messages:
-                    groups.setdefault(group_name(messages[0]["data"]["conversationId"]), []).extend(messages)
+                since, messages = self.waiting.popleft()
+                groups.setdefault(group_name(messages[0]["data"]["conversationId"]), []).extend(messages)
             try:
                 found = layer()
                 if found is None:
                     continue
                 async with asyncio.timeout(PATIENCE):
                     await asyncio.gather(*(_send(found, group, messages) for group, messages in groups.items()))
+                self.lag = monotonic() - since
             except Exception as exc:  # whatever a layer raises, the log is written: readers find it in the table
                 logger.warning("Events of %d conversations were not published: %r", len(groups), exc)
                 await asyncio.sleep(PAUSE)
                 self.waiting.clear()
+                self.lag = 0.0
 
 
 async def _send(found: BaseChannelLayer, group: str, messages: Iterable[dict[str, Any]]) -> None:
@@ -124,6 +128,12 @@ async def _send(found: BaseChannelLayer, group: str, messages: Iterable[dict[str
 
 
 _publisher = PerLoop(_Publisher)
+
+
+def lag() -> float:
+    """Give how many seconds events waited lately until the layer had them; 0 where none wait."""
+    publisher = _publisher.of(loops.home())
+    return publisher.lag if publisher and publisher.waiting else 0.0
 
 
 def _enqueue(batches: list[list[dict[str, Any]]]) -> None:

@@ -11,7 +11,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from django.db import DatabaseError, InterfaceError, OperationalError
 
-from converse import records
+from converse import broadcasting, records
 from converse.choices import Status
 from converse.conf import settings
 from converse.drafts import checked
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 BATCH = 1000  # streams in one transaction
 SMOOTH = 1000  # chunks a second; with more the interval stretches, at most to twice itself
+LONGEST = 0.5  # seconds between two flushes that a slow channel layer may cause: the fewer they are, the less it gets
 TRIES = 6  # of one flush while the database is away
 PAUSE = 0.1  # seconds before the second try; doubles
 WATCH_INTERVAL = 0.4  # seconds between two looks at streams that are silent
@@ -33,7 +34,7 @@ class Journal:
     """The appends of one event loop. One flush is in flight at a time and takes all that has gathered meanwhile.
 
     An idle journal flushes at once, so a first token waits for nothing; a busy one batches by itself, at most once in
-    ``CONVERSE_FLUSH_INTERVAL`` seconds, and more rarely when there are many streams or a flush takes long.
+    ``CONVERSE_FLUSH_INTERVAL`` seconds, and more rarely when there are many streams, or a flush or the layer takes long.
     """
 
     def __init__(self) -> None:
@@ -98,7 +99,8 @@ class Journal:
                 streams = await self._flush_once()
                 took = monotonic() - self._last
                 interval = settings.CONVERSE_FLUSH_INTERVAL
-                self._pause = max(interval, min(2 * interval, streams / SMOOTH), 2 * took)
+                lag = min(broadcasting.lag(), LONGEST)
+                self._pause = max(interval, min(2 * interval, streams / SMOOTH), 2 * took, lag)
         finally:
             self._flushing = None
 

@@ -103,6 +103,10 @@ class PerLoop(Generic[T]):
         self._make = make
         self._made: dict[asyncio.AbstractEventLoop, T] = {}
 
+    def of(self, loop: asyncio.AbstractEventLoop) -> T | None:
+        """Give that of a loop, which may be another thread's; None where there is none yet."""
+        return self._made.get(loop)
+
     def __call__(self) -> T:
         """Give that of the running loop."""
         loop = asyncio.get_running_loop()

@@ -179,6 +179,37 @@ class SlowLayer(InMemoryChannelLayer):
         Event().wait(0.05)
 
 
+class LaggingLayer(InMemoryChannelLayer):
+    """Takes its time for each message."""
+
+    async def group_send(self, group, message):
+        await asyncio.sleep(0.05)
+        await super().group_send(group, message)
+
+
+class LaggingTests(TransactionTestCase):
+    async def rows(self) -> int:
+        """Stream forty words; give how many rows they became."""
+        conversation = await Conversation.objects.astart()
+        async with conversation.astream_reply() as stream:
+            for _ in range(40):
+                await stream.aappend("word ")
+                await asyncio.sleep(0.01)
+        assert stream.message.content == "word " * 40
+        return await stream.message.chunks.acount()
+
+    async def test_a_layer_that_falls_behind_is_given_fewer_and_larger_chunks_until_it_has_caught_up(self):
+        with override_settings(CONVERSE_FLUSH_INTERVAL=0):
+            calm = await self.rows()
+            assert broadcasting.lag() == 0.0
+            with override_settings(CHANNEL_LAYERS={"default": {"BACKEND": "tests.test_broadcasting.LaggingLayer"}}):
+                for number in range(1000):
+                    publish("e", [update(number, conversation=str(number))])
+                await until(broadcasting.lag)
+                assert await self.rows() < calm / 2
+                await until(lambda: broadcasting.lag() == 0.0)
+
+
 class LayerTests(TransactionTestCase):
     def test_two_threads_that_ask_for_the_layer_first_get_the_same(self):
         backend = {"BACKEND": "tests.test_broadcasting.SlowLayer"}
