@@ -34,7 +34,7 @@ class Journal:
     """The appends of one event loop. One flush is in flight at a time and takes all that has gathered meanwhile.
 
     An idle journal flushes at once, so a first token waits for nothing; a busy one batches by itself, at most once in
-    ``CONVERSE_FLUSH_INTERVAL`` seconds, and more rarely when there are many streams, or a flush or the layer takes long.
+    ``CONVERSE_FLUSH_INTERVAL`` seconds, and more rarely when there are many streams or a flush, or the layer, is slow.
     """
 
     def __init__(self) -> None:
