@@ -9,8 +9,8 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from asgiref.sync import AsyncToSync, sync_to_async
@@ -125,8 +125,11 @@ class DatabaseThread:
     """
 
     def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="converse-database")
-        weakref.finalize(self, _end, self._executor).atexit = False
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._is_started = False
+        # An executor could not be ended here: it would take a lock, and the collector comes at any moment, also in the
+        # midst of another executor's. This queue may be put into at any moment.
+        weakref.finalize(self, self._calls.put, None).atexit = False
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function in the thread; a connection that broke is closed, for the next call to open a new one."""
@@ -134,7 +137,12 @@ class DatabaseThread:
         loop = asyncio.get_running_loop()
         if loop in AsyncToSync.loop_thread_executors:
             return await sync_to_async(call)()
-        return await loop.run_in_executor(self._executor, call)
+        if not self._is_started:
+            self._is_started = True
+            threading.Thread(target=_serve, args=(self._calls,), name="converse-database", daemon=True).start()
+        future, answering = _promised(call, loop)
+        self._calls.put(answering)
+        return (await future)()
 
 
 async def apart(function: Callable[[], R]) -> R:
@@ -146,6 +154,23 @@ async def apart(function: Callable[[], R]) -> R:
     loop = asyncio.get_running_loop()
     if loop in AsyncToSync.loop_thread_executors:
         return await sync_to_async(function)()
+
+    def call() -> R:
+        try:
+            return function()
+        finally:
+            connections.close_all()
+
+    future, answering = _promised(call, loop)
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(answering,), name="converse-apart", daemon=True).start()
+    return (await future)()
+
+
+def _promised(
+    function: Callable[[], R], loop: asyncio.AbstractEventLoop
+) -> tuple[asyncio.Future[Callable[[], R]], Callable[[], None]]:
+    """Give a future of a loop's, and what another thread is to call to fulfil it with the outcome of a function."""
     future: asyncio.Future[Callable[[], R]] = loop.create_future()
 
     def answer(outcome: Callable[[], R]) -> None:
@@ -153,20 +178,18 @@ async def apart(function: Callable[[], R]) -> R:
             future.set_result(outcome)
 
     def call() -> None:
+        if future.cancelled():
+            return
         try:
             outcome = partial(_give, function())
         except BaseException as exc:  # whatever it is, it is the caller's
             outcome = partial(_raise, exc)
-        finally:
-            connections.close_all()
         try:
             loop.call_soon_threadsafe(answer, outcome)
         except RuntimeError:
             pass  # the loop is closed: nobody waits any more
 
-    context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(call,), name="converse-apart", daemon=True).start()
-    return (await future)()
+    return future, call
 
 
 def _give(value: R) -> R:
@@ -177,9 +200,12 @@ def _raise(exc: BaseException) -> Any:
     raise exc
 
 
-def _end(executor: ThreadPoolExecutor) -> None:
-    executor.submit(connections.close_all)
-    executor.shutdown(wait=False)
+def _serve(calls: SimpleQueue[Callable[[], None] | None]) -> None:
+    """Make the calls of a queue, until there is none."""
+    while call := calls.get():
+        call()
+        del call  # while it waits it holds nothing
+    connections.close_all()
 
 
 def _with_connections(call: Callable[[], R]) -> R:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
+from concurrent.futures.thread import _global_shutdown_lock
 from contextvars import ContextVar
+from functools import partial
 
 import pytest
 from django.contrib.contenttypes.models import ContentType
@@ -130,6 +133,38 @@ class DatabaseThreadTests(TransactionTestCase):
             await thread.run(connections.close_all)
 
         asyncio.run(main())
+
+    def test_a_thread_that_is_let_go_ends_whatever_lock_is_held_by_what_the_collector_comes_upon(self):
+        async def used() -> DatabaseThread:
+            thread = DatabaseThread()
+            await thread.run(connection.ensure_connection)
+            return thread
+
+        others = set(threading.enumerate())
+        thread = asyncio.run(used())
+        [worker] = set(threading.enumerate()) - others
+        with _global_shutdown_lock:  # in the midst of an executor's submit()
+            del thread
+            gc.collect()
+        worker.join(5)
+        assert not worker.is_alive()
+
+    def test_what_is_cancelled_before_its_turn_is_not_done(self):
+        door, done = threading.Event(), []
+
+        async def main() -> None:
+            thread = DatabaseThread()
+            first = asyncio.create_task(thread.run(partial(door.wait, 5)))
+            second = asyncio.create_task(thread.run(partial(done.append, "second")))
+            await asyncio.sleep(0)
+            second.cancel()
+            await asyncio.sleep(0)
+            door.set()
+            assert await first
+            await thread.run(connections.close_all)
+
+        asyncio.run(main())
+        assert done == []
 
 
 class ApartTests(SimpleTestCase):
