@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import threading
 from concurrent.futures.thread import _global_shutdown_lock
@@ -137,7 +136,7 @@ class DatabaseThreadTests(TransactionTestCase):
     def test_a_thread_that_is_let_go_ends_whatever_lock_is_held_by_what_the_collector_comes_upon(self):
         async def used() -> DatabaseThread:
             thread = DatabaseThread()
-            await thread.run(connection.ensure_connection)
+            await thread.run(ContentType.objects.count)
             return thread
 
         others = set(threading.enumerate())
@@ -145,7 +144,6 @@ class DatabaseThreadTests(TransactionTestCase):
         [worker] = set(threading.enumerate()) - others
         with _global_shutdown_lock:  # in the midst of an executor's submit()
             del thread
-            gc.collect()
         worker.join(5)
         assert not worker.is_alive()
 
