@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from django.db import connection
 from django.test import TransactionTestCase
+from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis
 
 if TYPE_CHECKING:
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 # A machine that is busy with other things must not fail a test.
 examples = int(os.environ.get("CONVERSE_TEST_EXAMPLES", "100"))
-hypothesis.register_profile("converse", deadline=None, max_examples=examples)
+hypothesis.register_profile(
+    "converse", deadline=None, max_examples=examples, suppress_health_check=[HealthCheck.too_slow]
+)
 hypothesis.load_profile("converse")
 
 

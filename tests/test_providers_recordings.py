@@ -238,7 +238,7 @@ class RecordingTests(SimpleTestCase):
         place = len(recording.body) // 2
         reading = PROVIDERS[recording.api].reading()
         expected = [delta for event in complete_events(recording, place) for delta in reading.read(event)]
-        heard = await play(recording, stall_at=place, silence=0.5)
+        heard = await play(recording, stall_at=place, silence=1.5)
         assert (heard.deltas, reading.finish) == (expected, None), recording.name
         assert heard.error.type == ErrorType.TIMEOUT, recording.name
 
