@@ -26,6 +26,7 @@ from converse.testing import scripted
 from converse.tools import tool
 from converse.transports import frames
 from converse.transports import websocket as transport
+from converse.transports.flow import Wire
 from tests.layers import held_layer
 from tests.readers import Assembled, stored, until
 from tests.sockets import Client
@@ -457,7 +458,7 @@ class SubscribingTests(SocketTestCase):
             sent.append(message)
             raise BrokenPipeError
 
-        socket = transport.Socket(self.user, None, send)
+        socket = transport.Socket(self.user, Wire(None, send))
         with self.assertNoLogs("converse"):
             await socket.send({"type": "pong"})
             await socket.send({"type": "pong"})
@@ -834,7 +835,7 @@ class LargeTests(SocketTestCase):
             raise BrokenPipeError
 
         with mock.patch.object(frames, "LARGEST", 1000):
-            await transport.Socket(self.user, None, send).send({"type": "pong", "x": "x" * 5000})
+            await transport.Socket(self.user, Wire(None, send)).send({"type": "pong", "x": "x" * 5000})
         assert len(sent) == 1
 
 

@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Awaitable, Iterable
 from typing import Any, Protocol
 
-from converse.conf import settings
 from converse.subscriptions import Subscription, Withdrawn
+from converse.transports.flow import Slow, Window, end
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +27,6 @@ class Receiver(Protocol):
     def close(self, code: int) -> Awaitable[None]: ...
 
 
-class Slow(Exception):
-    """A window stood full for ``CONVERSE_ACK_TIMEOUT``."""
-
-
 class Feed:
     """A subscription being sent: at most a window of bytes ahead of the reader's acknowledgements."""
 
@@ -39,24 +35,19 @@ class Feed:
         self.subscription = subscription
         self.task: asyncio.Task[None] | None = None
         self._sent: deque[tuple[int, int]] = deque()  # offset, bytes
-        self._unread = 0
-        self._window = settings.CONVERSE_WINDOW  # bytes
-        self._room = asyncio.Event()
-        self._room.set()
+        self._window = Window()
 
     def start(self) -> None:
         if self.task is None:
             self.task = asyncio.create_task(self._run())
 
     async def end(self) -> None:
-        await end([self])
+        await end_all([self])
 
     def acknowledge(self, offset: int) -> None:
         """Learn that the reader has taken everything up to an offset."""
         while self._sent and self._sent[0][0] <= offset:
-            self._unread -= self._sent.popleft()[1]
-        if self._unread <= self._window:
-            self._room.set()
+            self._window.acknowledge(self._sent.popleft()[1])
 
     async def _run(self) -> None:
         try:
@@ -64,10 +55,10 @@ class Feed:
                 async for delivery in self.subscription:
                     offset = delivery.data.get("offset")
                     if offset is not None:  # before it is sent: it may be acknowledged before the sending ends
-                        self._count(offset, len(delivery.text))
+                        self._sent.append((offset, len(delivery.text)))
+                        self._window.fill(len(delivery.text))
                     await self.socket.send_text(delivery.text)
-                    if not self._room.is_set():
-                        await self._wait_for_room()
+                    await self._window.room()
         except Withdrawn:
             uuid = self.subscription.uuid
             self.socket.feeds.pop(uuid, None)
@@ -79,24 +70,6 @@ class Feed:
             logger.exception("A subscription failed.")
             await self.socket.close(FAILED)
 
-    def _count(self, offset: int, size: int) -> None:
-        self._sent.append((offset, size))
-        self._unread += size
-        if self._unread > self._window:
-            self._room.clear()
 
-    async def _wait_for_room(self) -> None:
-        try:
-            async with asyncio.timeout(settings.CONVERSE_ACK_TIMEOUT):
-                await self._room.wait()
-        except TimeoutError:
-            raise Slow from None
-
-
-async def end(feeds: Iterable[Feed]) -> None:
-    """Cancel feeds, all of them before waiting for any: whoever waits may be cancelled."""
-    tasks = [feed.task for feed in feeds if feed.task]
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+async def end_all(feeds: Iterable[Feed]) -> None:
+    await end([feed.task for feed in feeds if feed.task])

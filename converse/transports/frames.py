@@ -9,6 +9,7 @@ from typing import Any
 
 from django.core.exceptions import ObjectDoesNotExist
 
+from converse.conf import settings
 from converse.drafts import checked
 from converse.exceptions import ConversationBusy, InvalidMessage, MessageClosed, UnknownProvider
 
@@ -22,6 +23,7 @@ FIELDS = {
 }
 
 BUSY = "Another reply is being written: wait for its end, or stop it."  # for people; the exception is for programmers
+CHEAP = 10  # acknowledgements and pings may come this many times as often as other frames
 LARGEST = 1_000_000  # bytes of a frame: Daphne sends nothing beyond a mebibyte
 
 
@@ -54,6 +56,18 @@ class Budget:
         if self.tokens < 1:
             raise Flood
         self.tokens -= 1
+
+
+class Allowance:
+    """What one socket may send. Who comes back may follow everything again at once; signs of life may come often."""
+
+    def __init__(self) -> None:
+        self._frames = Budget(settings.CONVERSE_FRAME_RATE, besides=settings.CONVERSE_SUBSCRIPTION_LIMIT)
+        self._cheap = Budget(settings.CONVERSE_FRAME_RATE * CHEAP)
+
+    def spend(self, *, cheap: bool) -> None:
+        """Count one frame; raise Flood when it is one too many."""
+        (self._cheap if cheap else self._frames).spend()
 
 
 def explain(exc: Exception) -> Refused | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -20,18 +19,27 @@ from converse.presence import Member, describe
 from converse.subscriptions import subscribe
 from converse.transports import commands
 from converse.transports.commands import conversation_of, readable
-from converse.transports.feeds import Feed, end
-from converse.transports.frames import Budget, Flood, Frame, Refused, explain, id_of, number_of, parse, pieces, text_of
+from converse.transports.feeds import Feed, end_all
+from converse.transports.flow import Wire
+from converse.transports.frames import (
+    Allowance,
+    Flood,
+    Frame,
+    Refused,
+    explain,
+    id_of,
+    number_of,
+    parse,
+    pieces,
+    text_of,
+)
 from converse.transports.origins import allowed
 
 logger = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 TYPING_INTERVAL = 2.0  # seconds between two passed on
-CHEAP = 10  # acknowledgements and pings may come this many times as often as other frames
 UNAUTHENTICATED, FOREIGN_ORIGIN, TOO_MANY = 4401, 4403, 4429
 NOT_TEXT, TOO_LARGE = 4415, 4413
 
@@ -39,52 +47,34 @@ NOT_TEXT, TOO_LARGE = 4415, 4413
 class Socket:
     """One accepted websocket of a signed-in user."""
 
-    def __init__(self, user: Any, receive: Receive, send: Send) -> None:
+    def __init__(self, user: Any, wire: Wire) -> None:
         self.user = user
         self.name = uuid4().hex
         self.feeds: dict[str, Feed] = {}
-        self._receive = receive
-        self._send = send
-        self._sending = asyncio.Lock()
-        self._closed = False
-        # Who comes back may follow everything again at once.
-        self._budget = Budget(settings.CONVERSE_FRAME_RATE, besides=settings.CONVERSE_SUBSCRIPTION_LIMIT)
-        self._cheap = Budget(settings.CONVERSE_FRAME_RATE * CHEAP)
+        self._wire = wire
+        self._allowance = Allowance()
         self._typed = -TYPING_INTERVAL
 
     async def run(self) -> None:
         """Answer the client's commands until the socket ends."""
         try:
-            while not self._closed:
-                message = await self._receive()
-                if message["type"] == "websocket.disconnect":
-                    self._closed = True
-                else:
+            while not self._wire.closed:
+                message = await self._wire.read()
+                if message["type"] != "websocket.disconnect":
                     await self._handle(message.get("text"))
         except Flood:
             await self.close(TOO_MANY)
         finally:
-            await end(self.feeds.values())
+            await end_all(self.feeds.values())
 
     async def send(self, frame: Frame) -> None:
         await self.send_text(json.dumps(frame, separators=(",", ":")))
 
     async def send_text(self, text: str) -> None:
-        await self._pass_on([{"type": "websocket.send", "text": piece} for piece in pieces(text)])
+        await self._wire.send(*pieces(text))
 
     async def close(self, code: int) -> None:
-        await self._pass_on([{"type": "websocket.close", "code": code}], last=True)
-
-    async def _pass_on(self, messages: list[dict[str, Any]], *, last: bool = False) -> None:
-        async with self._sending:
-            for message in messages:
-                if self._closed:
-                    return
-                self._closed = last
-                try:
-                    await self._send(message)
-                except OSError:  # so a server says that the reader is gone; receive() is about to tell, too
-                    self._closed = True
+        await self._wire.close(code)
 
     async def _handle(self, text: str | None) -> None:
         if text is None or len(text.encode(errors="surrogatepass")) > settings.CONVERSE_FRAME_LIMIT:
@@ -95,7 +85,7 @@ class Socket:
             try:
                 frame = parse(text)
             finally:  # what is no JSON costs, too
-                (self._cheap if frame.get("type") in ("ack", "ping") else self._budget).spend()
+                self._allowance.spend(cheap=frame.get("type") in ("ack", "ping"))
             answer = await self._command(frame)
         except Flood:
             raise
@@ -199,4 +189,4 @@ async def websocket(scope: Any, receive: Any, send: Any) -> None:
     elif user is None or not user.is_authenticated:
         await send({"type": "websocket.close", "code": UNAUTHENTICATED})
     else:
-        await Socket(user, receive, send).run()
+        await Socket(user, Wire(receive, send)).run()

@@ -14,7 +14,8 @@ from converse.hubs import Delivery, hub
 from converse.models import Conversation
 from converse.presence import Member
 from converse.subscriptions import Withdrawn, subscribe
-from converse.transports.pusher.lines import Line, Slow
+from converse.transports.flow import Slow
+from converse.transports.pusher.lines import Line
 from converse.transports.pusher.names import Channel
 from converse.transports.pusher.protocol import OVERLOADED, TOO_SLOW, frame
 from converse.transports.pusher.runs import steps
@@ -44,12 +45,7 @@ class Room(ABC):
         self._succeeded = False
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
-
-    def cancel(self) -> asyncio.Task[None]:
-        """Begin to end; give what to wait for."""
-        self._task.cancel()
-        return self._task
+        self.task = asyncio.create_task(self._run())
 
     @abstractmethod
     async def follow(self) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -18,7 +17,8 @@ from converse.conf import settings
 from converse.models import Conversation
 from converse.permissions import find, fresh
 from converse.presence import describe
-from converse.transports.frames import Budget, Flood, Frame, Refused, parse
+from converse.transports.flow import end
+from converse.transports.frames import Allowance, Budget, Flood, Frame, Refused, parse
 from converse.transports.origins import allowed
 from converse.transports.pusher import protocol
 from converse.transports.pusher.channels import MISSING, ConversationRoom, Room, refusal
@@ -31,7 +31,6 @@ from converse.transports.pusher.whispers import PREFIX, say
 
 logger = logging.getLogger(__name__)
 
-CHEAP = 10  # pings and pongs may come this many times as often as other frames
 UNSIGNED = "The signature is not one for this socket and channel."
 
 
@@ -53,9 +52,7 @@ class Socket:
         self.socket_id = protocol.new_socket_id()
         self.rooms: dict[str, Room] = {}
         self.user_id = ""  # of who signed in
-        # Who comes back may follow everything again at once.
-        self._budget = Budget(settings.CONVERSE_FRAME_RATE, besides=settings.CONVERSE_SUBSCRIPTION_LIMIT)
-        self._cheap = Budget(settings.CONVERSE_FRAME_RATE * CHEAP)
+        self._allowance = Allowance()
         self._whispers = Budget(protocol.WHISPER_RATE)
 
     async def run(self) -> None:
@@ -70,7 +67,7 @@ class Socket:
         except Flood:
             await self.line.close(protocol.OVERLOADED)
         finally:
-            await _end(self.rooms.values())
+            await end([room.task for room in self.rooms.values()])
 
     async def _handle(self, text: str | None) -> None:
         told: Frame = {}
@@ -78,7 +75,7 @@ class Socket:
             try:
                 told = _read(text)
             finally:  # what makes no sense costs, too
-                (self._cheap if told.get("event") in ("pusher:ping", "pusher:pong") else self._budget).spend()
+                self._allowance.spend(cheap=told.get("event") in ("pusher:ping", "pusher:pong"))
             await self._answer(told)
         except Refused as exc:
             code = protocol.CLIENT_EVENT if exc.frame["code"] == "client_event" else None
@@ -164,7 +161,7 @@ class Socket:
     async def unsubscribe(self, data: Frame) -> None:
         name = data.get("channel")
         if isinstance(name, str) and (room := self.rooms.pop(name, None)):
-            await _end([room])
+            await end([room.task])
 
     async def sign_in(self, data: Frame) -> None:
         user_data = data.get("user_data")
@@ -261,13 +258,6 @@ def _may_write(user: Any, uuid: str) -> bool:
     except ObjectDoesNotExist:
         return False
     return True
-
-
-async def _end(rooms: Iterable[Room]) -> None:
-    """End rooms, all of them before waiting for any: whoever waits may be cancelled."""
-    tasks = [room.cancel() for room in rooms]
-    if tasks:
-        await asyncio.wait(tasks)
 
 
 def refused(scope: Any) -> tuple[int, str] | None:
