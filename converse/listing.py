@@ -17,11 +17,11 @@ from converse import records
 from converse.choices import Action, ParticipantRole
 from converse.closing import assemble
 from converse.conf import Settings, settings
-from converse.events import MessageCreated, StreamUpdate
+from converse.events import MessageCreated
 from converse.exceptions import InvalidMessage
 from converse.log import database
-from converse.parts import facts
 from converse.permissions import may
+from converse.replays import COLUMNS, update
 
 if TYPE_CHECKING:
     from converse.managers import ConversationQuerySet, MessageQuerySet
@@ -154,22 +154,8 @@ def _version(uuid: str, ids: Sequence[str]) -> dict[str, Any]:
 
 def chunks(row: Message, conversation: Conversation, *, after: int, limit: int) -> Page:
     """Give stored chunks of a message after a sequence, each as the StreamUpdate that it was told with."""
-    columns = ("content", "sequence", "offset", "kind", "part", "metadata")
-    found = list(row.chunks.filter(sequence__gt=after).order_by("sequence").values_list(*columns)[: limit + 1])
-    updates = (
-        StreamUpdate(
-            conversation_id=str(conversation.uuid),
-            message_id=str(row.uuid),
-            chunk=text,
-            sequence=sequence,
-            offset=offset,
-            kind=kind,
-            part=part,
-            attempt=row.attempt,
-            **facts(kind, metadata),
-        ).wire()
-        for text, sequence, offset, kind, part, metadata in found[:limit]
-    )
+    found = list(row.chunks.filter(sequence__gt=after).order_by("sequence").values_list(*COLUMNS)[: limit + 1])
+    updates = (update(str(conversation.uuid), row, chunk).wire() for chunk in found[:limit])
     return _fitting(updates, more=len(found) > limit)
 
 

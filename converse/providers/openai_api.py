@@ -156,6 +156,11 @@ def source_of(annotation: Mapping[str, Any]) -> SourceDelta | None:
     return SourceDelta(url=cited.get("url") or "", title=title, text=cited.get("content") or "")
 
 
+def uncached(total: int | None, *cached: int | None) -> int | None:
+    """Return the input tokens that no cache had a part in; OpenAI counts all of them as input."""
+    return None if total is None else max(total - sum(count or 0 for count in cached), 0)
+
+
 def schema_name(name: str) -> str:
     return re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:64]
 

@@ -26,7 +26,7 @@ from converse.deltas import (
 )
 from converse.exceptions import ProviderError
 from converse.providers.http import Reading
-from converse.providers.openai_api import sign, source_of
+from converse.providers.openai_api import sign, source_of, uncached
 
 FINISH_REASONS = {
     "stop": FinishReason.STOP,
@@ -202,13 +202,12 @@ def recording(samples: bytes) -> bytes:
 
 
 def usage_of(usage: Any) -> Usage:
-    """Return the token counts, of which OpenAI counts cached ones as input."""
+    """Return the token counts."""
     details = usage.get("prompt_tokens_details") or {}
     cached = first(details.get("cached_tokens"), usage.get("prompt_cache_hit_tokens"), usage.get("num_cached_tokens"))
     written = details.get("cache_write_tokens")
-    prompt = usage.get("prompt_tokens")
     return Usage(
-        input=None if prompt is None else max(prompt - (cached or 0) - (written or 0), 0),
+        input=uncached(usage.get("prompt_tokens"), cached, written),
         cached_input=cached,
         cache_write=written,
         output=usage.get("completion_tokens"),

@@ -22,7 +22,7 @@ from converse.deltas import (
 )
 from converse.providers.failures import told
 from converse.providers.http import Reading
-from converse.providers.openai_api import sign, source_of
+from converse.providers.openai_api import sign, source_of, uncached
 
 # What a function call has besides its id for results, its name and its arguments.
 CALL_FIELDS = ("id", "namespace", "caller", "async")
@@ -128,12 +128,11 @@ def picture(item: Any, result: str) -> FileDelta:
 
 
 def usage_of(usage: Any) -> Usage:
-    """Return the token counts, of which OpenAI counts cached ones as input."""
+    """Return the token counts."""
     details = usage.get("input_tokens_details") or {}
     cached, written = details.get("cached_tokens"), details.get("cache_write_tokens")
-    total = usage.get("input_tokens")
     return Usage(
-        input=None if total is None else max(total - (cached or 0) - (written or 0), 0),
+        input=uncached(usage.get("input_tokens"), cached, written),
         cached_input=cached,
         cache_write=written,
         output=usage.get("output_tokens"),
